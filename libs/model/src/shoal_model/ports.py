@@ -1,0 +1,20 @@
+"""Well-known ports of a head. Standard library alone."""
+
+NATS = 4222
+TFTP = 69
+BOOT_HTTP = 8080
+"""The boot file server's tree over HTTP, and `/blobs/<sha256>`."""
+IMAGE_HTTP = 8081
+"""mcastd's unicast way: `/blobs/<sha256>` with ranges."""
+STAGE_LOG = 6666
+"""UDP: log lines of stage 1 before it reaches the bus (netconsole's port)."""
+METRICS = {
+    "registry": 9101,
+    "fleet": 9102,
+    "dhcp": 9103,
+    "tftp": 9104,
+    "image-builder": 9105,
+    "mcastd": 9106,
+    "execd-config": 9107,
+}
+"""Where each service serves `/metrics`, `/healthz` and `/readyz`, by default on 127.0.0.1."""

@@ -1,0 +1,152 @@
+"""What a node has, after host, template, boot config and global template are laid over one another.
+
+Pure functions over records. Higher levels win; lists replace, properties merge key by key.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shoal_model.records import (
+    BootConfig,
+    BootSettings,
+    BootStyle,
+    Cluster,
+    Global,
+    ImageRelease,
+    Loader,
+    Network,
+    Node,
+    RootfsRelease,
+    Settings,
+)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The records that decide about nodes, as one consistent view."""
+
+    cluster: Cluster
+    image_releases: Mapping[str, ImageRelease]
+    rootfs_releases: Mapping[str, RootfsRelease]
+
+
+@dataclass(frozen=True)
+class Effective:
+    """A node with every value decided. `sources` tells for each field (`boot.parameters`) where its value came from."""
+
+    id: str
+    node: Node
+    name: str
+    network_name: str
+    network: Network
+    image: str | None
+    parameters: str
+    loader: Loader
+    style: BootStyle
+    root_size: str
+    tmp_size: str
+    rootfs: tuple[str, ...]
+    authorized_keys: tuple[str, ...]
+    properties: Mapping[str, str]
+    sources: Mapping[str, str]
+
+
+class Unresolvable(ValueError):
+    """The records do not say enough about a node; the message tells what is missing."""
+
+
+def boot_network(cluster: Cluster) -> tuple[str, Network]:
+    """The name and record of the cluster's boot network. Raises Unresolvable if there is none."""
+    for name, network in cluster.networks.items():
+        if network.boot:
+            return name, network
+    raise Unresolvable("the cluster has no boot network: give one of `networks` the value `boot: true`")
+
+
+def effective(cluster: Cluster, node_id: str) -> Effective:
+    """Decide every value of one node. Raises Unresolvable, naming the record that is missing."""
+    node = cluster.nodes.get(node_id)
+    if node is None:
+        raise Unresolvable(f"there is no node {node_id!r}")
+    network_name, network = _network_of(cluster, node_id, node)
+    levels: list[tuple[str, Settings | BootConfig]] = []
+    for source, level in _levels(cluster, node_id, node):
+        levels.append((source, level))
+        if level.boot.config is not None:
+            levels.append(_boot_config(cluster, source, level.boot.config))
+    sources: dict[str, str] = {}
+
+    def first(field: str, default: object) -> object:
+        for source, settings in levels:
+            value = _field(settings, field)
+            if value is not None:
+                sources[field] = source
+                return value
+        sources[field] = "default"
+        return default
+
+    properties: dict[str, str] = {}
+    for source, settings in reversed(levels):
+        if isinstance(settings, Settings):
+            properties.update(settings.properties)
+            sources.update({f"properties.{key}": source for key in settings.properties})
+    image = first("image", None)
+    rootfs = first("rootfs", [])
+    keys = first("authorized_keys", [])
+    assert image is None or isinstance(image, str)
+    assert isinstance(rootfs, list)
+    assert isinstance(keys, list)
+    return Effective(
+        id=node_id,
+        node=node,
+        name=node.name or node_id,
+        network_name=network_name,
+        network=network,
+        image=image,
+        parameters=str(first("boot.parameters", "")),
+        loader=Loader(str(first("boot.loader", Loader.AUTO))),
+        style=BootStyle(str(first("boot.style", BootStyle.RORAM))),
+        root_size=str(first("boot.root_size", "50%")),
+        tmp_size=str(first("boot.tmp_size", "25%")),
+        rootfs=tuple(rootfs),
+        authorized_keys=tuple(keys),
+        properties=properties,
+        sources=sources,
+    )
+
+
+def _network_of(cluster: Cluster, node_id: str, node: Node) -> tuple[str, Network]:
+    if node.network is None:
+        return boot_network(cluster)
+    if node.network not in cluster.networks:
+        raise Unresolvable(f"node {node_id} is in network {node.network!r}, which does not exist")
+    return node.network, cluster.networks[node.network]
+
+
+def _levels(cluster: Cluster, node_id: str, node: Node) -> list[tuple[str, Settings]]:
+    """Host, template, global: the nearest first."""
+    levels: list[tuple[str, Settings]] = [(f"host {node_id}", node)]
+    if node.template is not None:
+        template = cluster.templates.get(node.template)
+        if template is None:
+            raise Unresolvable(f"node {node_id} uses template {node.template!r}, which does not exist")
+        levels.append((f"template {node.template}", template))
+    globals_: Global = cluster.global_
+    levels.append(("global", globals_))
+    return levels
+
+
+def _boot_config(cluster: Cluster, source: str, name: str) -> tuple[str, BootConfig]:
+    config = cluster.boot_configs.get(name)
+    if config is None:
+        raise Unresolvable(f"{source} uses boot config {name!r}, which does not exist")
+    return f"boot config {name}", config
+
+
+def _field(settings: Settings | BootConfig, field: str) -> object:
+    section, _, name = field.partition(".")
+    if not name:
+        return getattr(settings, section, None)
+    holder = settings.boot if isinstance(settings, Settings) else settings
+    assert isinstance(holder, BootSettings | BootConfig)
+    return getattr(holder, name, None)
