@@ -1,0 +1,283 @@
+"""`shoal network|image|template|… list|show|add|set|rm`: one mechanism for every kind of record."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from shoal_bus.api import Bus
+from shoal_bus.errors import NotFound
+from shoal_cli import fields, registry
+from shoal_cli.options import dry_run, examples, output, pass_session, yes
+from shoal_cli.session import Session
+from shoal_cli.terminal import Format, plain, safe, show_data, show_table
+from shoal_model import names
+from shoal_model.messages import ChangeReply, ChangeRequest, Operation, RecordsReply
+from shoal_model.records import Kind
+
+
+@dataclass(frozen=True)
+class Noun:
+    """A kind of record on the command line: the columns of its list, and examples of how it is added and set."""
+
+    kind: Kind
+    columns: tuple[str, ...]
+    help: str
+    add: str
+    set: str
+
+
+NOUNS = (
+    Noun(
+        Kind.NETWORK,
+        ("cidr", "boot", "head", "gateway", "nameservers", "domain"),
+        "Networks of the cluster; exactly one is the boot network.",
+        "boot cidr=10.77.0.0/24 head=10.77.0.1 boot=true",
+        "boot gateway=10.77.0.254 nameservers=[10.77.0.1]",
+    ),
+    Noun(
+        Kind.IMAGE,
+        ("flavor", "version", "modules", "description"),
+        "Node images, as they are to be; building is `shoal image build`.",
+        "compute flavor=bookworm version=1.0",
+        'compute description="all nodes"',
+    ),
+    Noun(
+        Kind.TEMPLATE,
+        ("image", "boot", "rootfs", "properties", "description"),
+        "Host templates: values for every node that uses one.",
+        "compute image=compute boot.parameters='console=ttyS0'",
+        "compute rootfs=[motd] properties.rack=r1",
+    ),
+    Noun(
+        Kind.BOOT_CONFIG,
+        ("image", "loader", "parameters", "description"),
+        "Named ways to boot, shared by nodes and templates through `boot.config`.",
+        "verbose parameters='debug console=ttyS0'",
+        "verbose loader=ipxe",
+    ),
+    Noun(
+        Kind.PROPERTY,
+        ("values", "description"),
+        "Generic properties: what they mean, and which values they may have.",
+        'rack description="where it stands" values=[r1, r2]',
+        "rack values=[r1, r2, r3]",
+    ),
+    Noun(
+        Kind.ROOTFS,
+        ("description",),
+        "Root FS customizations: trees of files for nodes.",
+        'motd description="greeting"',
+        'motd description="a better greeting"',
+    ),
+    Noun(
+        Kind.NODE,
+        ("name", "address", "mac", "template", "image", "description"),
+        "The machines of the cluster. Sets are written as ClusterShell writes them: n[001-100], @template, a!b, a&b.",
+        "n001 mac=52:54:00:77:00:11 address=10.77.0.11 template=compute",
+        "n[001-100]!n017 template=gpu boot.loader=",
+    ),
+)
+
+
+def group(noun: Noun) -> click.Group:
+    """The command group of a kind of record."""
+    group_ = click.Group(str(noun.kind), help=noun.help)
+    for command in (_list(noun), _show(noun), _add(noun), _set(noun), _remove(noun)):
+        group_.add_command(command)
+    return group_
+
+
+def _target(noun: Noun) -> str:
+    return "NODES" if noun.kind is Kind.NODE else "NAME"
+
+
+def _list(noun: Noun) -> click.Command:
+    @click.command("list", help=f"List records of kind {noun.kind}.")
+    @click.argument("target", metavar=f"[{_target(noun)}]", required=False)
+    @output
+    @pass_session
+    def command(session: Session, target: str | None, form: Format) -> None:
+        async def body(bus: Bus) -> dict[str, dict[str, Any]]:
+            known = await registry.records(bus, noun.kind)
+            return {name: known.records[name] for name in await _named(bus, noun, target, known)}
+
+        found = session.run(body)
+        if form is not Format.TABLE:
+            show_data(found, form)
+            return
+        headers = [str(noun.kind), *("host name" if c == "name" else c for c in noun.columns)]
+        show_table(headers, [[name, *(_cell(name, record, c) for c in noun.columns)] for name, record in found.items()])
+
+    return command
+
+
+def _show(noun: Noun) -> click.Command:
+    @click.command("show", help=f"Show one record of kind {noun.kind}, field by field.")
+    @click.argument("name")
+    @output
+    @pass_session
+    def command(session: Session, name: str, form: Format) -> None:
+        found = session.run(lambda bus: registry.records(bus, noun.kind, _name(name))).records[name]
+        if form is Format.TABLE:
+            show_table(["field", "value"], [[safe(k), plain(v)] for k, v in fields.flatten(found).items()])
+        else:
+            show_data(found, form)
+
+    return command
+
+
+def _add(noun: Noun) -> click.Command:
+    @click.command(
+        "add", help="Add a record.", epilog=examples(f"shoal {noun.kind} add {noun.add}"), no_args_is_help=True
+    )
+    @click.argument("name")
+    @click.argument("assignments", nargs=-1, metavar="FIELD=VALUE...")
+    @dry_run
+    @pass_session
+    def command(session: Session, name: str, assignments: Sequence[str], dry_run: bool) -> None:
+        record = _merged({}, _parsed(assignments))
+
+        def edit(now: RecordsReply) -> list[Operation]:
+            if _name(name) in now.records:
+                raise click.UsageError(f"{noun.kind} {name} exists already: change it with `shoal {noun.kind} set`")
+            return [registry.put(noun.kind, name, record)]
+
+        reply = session.run(lambda bus: registry.read_and_change(bus, noun.kind, session.author, edit, dry_run=dry_run))
+        registry.report(reply, dry_run=dry_run)
+
+    return command
+
+
+def _set(noun: Noun) -> click.Command:
+    @click.command(
+        "set",
+        help="Set fields; FIELD= takes one away. Dotted fields go down: boot.parameters=…",
+        epilog=examples(f"shoal {noun.kind} set {noun.set}"),
+        no_args_is_help=True,
+    )
+    @click.argument("target", metavar=_target(noun))
+    @click.argument("assignments", nargs=-1, required=True, metavar="FIELD=VALUE...")
+    @dry_run
+    @pass_session
+    def command(session: Session, target: str, assignments: Sequence[str], dry_run: bool) -> None:
+        wanted = _parsed(assignments)
+
+        async def body(bus: Bus) -> ChangeReply:
+            chosen = await _named(bus, noun, target)
+
+            def edit(now: RecordsReply) -> list[Operation]:
+                return [registry.put(noun.kind, n, _merged(_known(noun, now, n), wanted)) for n in chosen]
+
+            return await registry.read_and_change(bus, noun.kind, session.author, edit, dry_run=dry_run)
+
+        registry.report(session.run(body), dry_run=dry_run)
+
+    return command
+
+
+def _remove(noun: Noun) -> click.Command:
+    @click.command("rm", help="Remove records. What is still in use stays, and the registry says by whom.")
+    @click.argument("target", metavar=_target(noun))
+    @dry_run
+    @yes
+    @pass_session
+    def command(session: Session, target: str, dry_run: bool, yes: bool) -> None:
+        async def body(bus: Bus) -> ChangeReply | None:
+            chosen = await _named(bus, noun, target)
+            request = ChangeRequest(
+                operations=[registry.delete(noun.kind, name) for name in chosen], author=session.author, dry_run=True
+            )
+            if dry_run:
+                return await registry.change(bus, request)
+            if await registry.confirm_removals(lambda: registry.change(bus, request), yes=yes) is None:
+                return None
+            return await registry.change(bus, request.model_copy(update={"dry_run": False}))
+
+        reply = session.run(body)
+        if reply is None:
+            raise click.Abort
+        registry.report(reply, dry_run=dry_run)
+
+    return command
+
+
+@click.group("global", help="The global template: values for every node that nothing nearer sets.")
+def global_group() -> None:
+    """Its one record has one name, so no name is given."""
+
+
+@global_group.command("show")
+@output
+@pass_session
+def global_show(session: Session, form: Format) -> None:
+    """Show the global template, field by field."""
+    found = session.run(lambda bus: registry.records(bus, Kind.GLOBAL)).records.get("default", {})
+    if form is Format.TABLE:
+        show_table(["field", "value"], [[safe(k), plain(v)] for k, v in fields.flatten(found).items()])
+    else:
+        show_data(found, form)
+
+
+@global_group.command("set", epilog=examples("shoal global set image=compute boot.parameters='console=ttyS0'"))
+@click.argument("assignments", nargs=-1, required=True, metavar="FIELD=VALUE...")
+@dry_run
+@pass_session
+def global_set(session: Session, assignments: Sequence[str], dry_run: bool) -> None:
+    """Set fields of the global template; FIELD= takes one away."""
+    wanted = _parsed(assignments)
+
+    def edit(now: RecordsReply) -> list[Operation]:
+        return [registry.put(Kind.GLOBAL, "default", _merged(now.records.get("default", {}), wanted))]
+
+    reply = session.run(lambda bus: registry.read_and_change(bus, Kind.GLOBAL, session.author, edit, dry_run=dry_run))
+    registry.report(reply, dry_run=dry_run)
+
+
+async def _named(bus: Bus, noun: Noun, target: str | None, known: RecordsReply | None = None) -> list[str]:
+    """The records a target names: a node set, or one name; all if it is None."""
+    if noun.kind is Kind.NODE:
+        return await registry.nodes(bus, target, known)
+    known = known or await registry.records(bus, noun.kind)
+    if target is None:
+        return sorted(known.records)
+    if _name(target) not in known.records:
+        raise NotFound(f"there is no {noun.kind} {target!r}")
+    return [target]
+
+
+def _known(noun: Noun, now: RecordsReply, name: str) -> dict[str, Any]:
+    if name not in now.records:
+        raise NotFound(f"{noun.kind} {name} was removed in the meantime")
+    return now.records[name]
+
+
+def _name(text: str) -> str:
+    try:
+        return names.name(text)
+    except ValueError as error:
+        raise click.UsageError(safe(str(error))) from error
+
+
+def _parsed(assignments: Sequence[str]) -> dict[str, Any]:
+    try:
+        return fields.parse(assignments)
+    except fields.FieldError as error:
+        raise click.UsageError(safe(str(error))) from error
+
+
+def _merged(record: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return fields.merge(record, wanted)
+    except fields.FieldError as error:
+        raise click.UsageError(safe(str(error))) from error
+
+
+def _cell(name: str, record: dict[str, Any], column: str) -> str:
+    value = record.get(column)
+    if column == "name" and value is None:
+        return name
+    if column == "modules" and value is None:
+        return "core"
+    return " ".join(f"{k}={plain(v)}" for k, v in value.items()) if isinstance(value, dict) else plain(value)

@@ -1,0 +1,93 @@
+"""`shoal up`: one head on one machine."""
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shoal_bus.errors import BusError
+from shoal_cli import changes, registry
+from shoal_cli.commands.cluster import read
+from shoal_cli.options import examples
+from shoal_cli.session import DEFAULT_STATE, Failure, author, over_nats, write_context
+from shoal_cli.terminal import note, out
+from shoal_cli.up import machine, plan
+from shoal_cli.up.supervisor import Supervisor
+from shoal_model.messages import ApplyRequest
+from shoal_model.subjects import Service
+
+
+@click.command(
+    epilog=examples(
+        "shoal up --interface eth1",
+        "shoal up --interface br0 --state /srv/shoal --config cluster.yaml",
+        "SHOAL_STORE=/big/store shoal up --interface eth1",
+    )
+)
+@click.option(
+    "--interface", required=True, envvar="SHOAL_INTERFACE", metavar="IF", help="The NIC that nodes boot from."
+)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_STATE,
+    show_default=True,
+    envvar="SHOAL_STATE",
+    metavar="DIR",
+    help="Where records, logs, images and trees are kept.",
+)
+@click.option("--config", metavar="FILE", help="A document for `shoal apply`, applied once everything answers.")
+def up(interface: str, state: Path, config: str | None) -> None:
+    """Run a head on this machine: the bus and all services, supervised, until SIGTERM or Ctrl-C.
+
+    Prints `ready` on stdout when all of them answer. Logs go to stderr and to DIR/log. SHOAL_* settings in the
+    environment go on to the services. The bus listens on the boot NIC's address alone.
+    """
+    document = read(config) if config is not None else None
+    state = state.absolute()
+    try:
+        machine.require_root()
+        address = plan.address_for(interface, machine.addresses(interface), document)
+        head = plan.Head(interface, address, state)
+        server = machine.nats_server()
+        scripts = machine.scripts([f"shoal-{service}" for service in Service])
+        machine.make_state(state)
+        with machine.locked(state):
+            asyncio.run(_run(head, server, scripts, document))
+    except plan.CannotStart as error:
+        raise Failure(str(error)) from error
+
+
+async def _run(head: plan.Head, server: Path, scripts: Path, document: dict[str, Any] | None) -> None:
+    config = head.state / "nats.conf"
+    config.write_text(plan.nats_config(head, socket.gethostname()))
+    write_context(head.state, head.nats)
+    supervisor = Supervisor(head.state / "log", note)
+
+    async def story() -> None:
+        note(f"head {head.address} on {head.interface}, state in {head.state}, bus {server}")
+        await supervisor.answering([supervisor.start(plan.nats_program(server, config, os.environ))])
+        programs = plan.services(head, scripts, os.environ)
+        await supervisor.answering([supervisor.start(program) for program in programs])
+        out("ready")
+        if document is not None:
+            await _apply(head, document)
+
+    try:
+        await supervisor.live(story)
+    finally:
+        await supervisor.drain()
+
+
+async def _apply(head: plan.Head, document: dict[str, Any]) -> None:
+    try:
+        async with over_nats([head.nats])() as bus:
+            reply = await registry.apply(bus, ApplyRequest(document=document, author=author()))
+    except BusError as error:
+        raise Failure(f"the configuration was not applied: {error}") from error
+    for line in changes.lines(reply.changes):
+        note(line)
+    note(changes.summary(reply.changes, dry_run=False, revision=reply.revision))

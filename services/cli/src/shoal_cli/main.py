@@ -1,0 +1,53 @@
+"""`shoal`: the command. Errors end in one sentence on stderr: exit status 1 for a failure, 2 for wrong usage."""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from shoal_cli.root import shoal
+from shoal_cli.session import Session
+from shoal_cli.terminal import note, safe
+
+
+def main() -> None:
+    """Run the command line and exit. What libraries log is for services; here it is shown with SHOAL_DEBUG=1."""
+    logging.basicConfig(handlers=None if os.environ.get("SHOAL_DEBUG") else [logging.NullHandler()])
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str], session: Session | None = None) -> int:
+    """Run a command line and return its exit status. `session` stands in for the cluster that the options name."""
+    try:
+        status = shoal.main(list(arguments), prog_name="shoal", standalone_mode=False, obj=session)
+        sys.stdout.flush()
+    except click.Abort:
+        note("shoal: stopped")
+        return 130
+    except click.exceptions.NoArgsIsHelpError as error:
+        note(error.format_message())
+        return error.exit_code
+    except click.ClickException as error:
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            note(error.ctx.get_usage())
+        note(f"shoal: {error.format_message()}")
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has had enough; keep Python from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        note(f"shoal: {safe(str(error))}")
+        return 1
+    except Exception as error:
+        if os.environ.get("SHOAL_DEBUG"):
+            traceback.print_exc()
+        told = safe(str(error)) or "no message"
+        note(f"shoal: {type(error).__name__}: {told}. This is a bug in shoal; SHOAL_DEBUG=1 shows where.")
+        return 1
+    return status if isinstance(status, int) else 0

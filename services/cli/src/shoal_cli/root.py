@@ -1,0 +1,70 @@
+"""The root of the command tree: options for every command, and all commands under their nouns."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import click
+
+from shoal_bus.api import Bus
+from shoal_cli.commands import boot, cluster, images, nodes, preview, records, run, up
+from shoal_cli.options import examples
+from shoal_cli.session import DEFAULT_STATE, Session, author, over_nats, servers
+from shoal_model.records import Kind
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=examples(
+        "shoal up --interface eth1",
+        "shoal apply -f cluster.yaml",
+        "shoal image build compute --wait",
+        "shoal boot watch n[001-100]",
+        "shoal boot why n017",
+        "shoal exec n[001-100] -- uptime",
+    ),
+)
+@click.option(
+    "--nats",
+    envvar="SHOAL_NATS",
+    metavar="URL[,URL...]",
+    help="Where the bus is. Default: SHOAL_NATS, else what `shoal up` left in SHOAL_STATE (/var/lib/shoal).",
+)
+@click.version_option(package_name="shoal-cli", prog_name="shoal", message="%(prog)s %(version)s")
+@click.pass_context
+def shoal(context: click.Context, nats: str | None) -> None:
+    """Shoal boots the nodes of a cluster over the network, into identical and verified systems."""
+    if context.obj is None and context.invoked_subcommand != "up":
+        state = Path(os.environ.get("SHOAL_STATE") or DEFAULT_STATE)
+        context.obj = Session(connect=_later(nats, state), author=author())
+
+
+def _later(nats: str | None, state: Path) -> Callable[[], AbstractAsyncContextManager[Bus]]:
+    """Look for the cluster when a command needs it, so that `--help` works anywhere."""
+    return lambda: over_nats(servers(nats, state))()
+
+
+def _tree() -> None:
+    groups = {noun.kind: records.group(noun) for noun in records.NOUNS}
+    groups[Kind.NODE].add_command(nodes.show, "show")
+    groups[Kind.NODE].add_command(nodes.status)
+    groups[Kind.IMAGE].add_command(images.build)
+    groups[Kind.ROOTFS].add_command(images.commit)
+    for command in (
+        *groups.values(),
+        records.global_group,
+        up.up,
+        cluster.apply,
+        cluster.export,
+        nodes.discovered,
+        images.module,
+        images.session_group,
+        boot.boot,
+        preview.preview,
+        run.execute,
+    ):
+        shoal.add_command(command)
+
+
+_tree()

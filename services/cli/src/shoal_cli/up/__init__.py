@@ -1,0 +1,1 @@
+"""`shoal up`: one head on one machine."""

@@ -1,0 +1,156 @@
+"""What one head consists of, as data: the bus server's configuration, the programs, when they start again. Pure."""
+
+import ipaddress
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shoal_model import ports
+from shoal_model.subjects import Service
+
+NATS_VERSION = (2, 12)
+"""The oldest server with atomic batches, on which every change of records rests."""
+NATS_HEALTH = "http://127.0.0.1:8222/healthz?js-server-only=true"
+_NATS_MONITOR = "127.0.0.1:8222"
+_MAX_PAYLOAD = 8 << 20
+_MAX_CONNECTIONS = 65536
+_FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
+
+
+class CannotStart(Exception):
+    """This head cannot run as it was asked to; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A child of the supervisor. `health` is a URL that answers 200 once the program does its work."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    health: str
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a head lives: the NIC that nodes boot from, the address on it, the directory for everything kept."""
+
+    interface: str
+    address: str
+    state: Path
+
+    @property
+    def nats(self) -> str:
+        """The bus, as everybody reaches it."""
+        return f"nats://{self.address}:{ports.NATS}"
+
+
+def nats_config(head: Head, host: str) -> str:
+    """The bus server's configuration.
+
+    It listens on the boot network's address alone, so nothing outside that network reaches it. Every write is synced
+    before it is acknowledged: an acknowledged change outlives a power cut. A message may have 8 MiB, for documents of
+    10,000 nodes; nodes' options stay far below.
+    """
+    quoted = json.dumps
+    return "\n".join(
+        [
+            "# Written by `shoal up` at each start; changes are lost.",
+            f"server_name: {quoted(re.sub(r'[^A-Za-z0-9-]', '-', f'shoal-{host}'))}",
+            f"listen: {quoted(f'{head.address}:{ports.NATS}')}",
+            f"http: {quoted(_NATS_MONITOR)}",
+            f"max_payload: {_MAX_PAYLOAD}",
+            f"max_pending: {8 * _MAX_PAYLOAD}",
+            f"max_connections: {_MAX_CONNECTIONS}",
+            "lame_duck_duration: 30s",
+            "lame_duck_grace_period: 1s",
+            "jetstream {",
+            f"  store_dir: {quoted(str(head.state / 'nats'))}",
+            "  sync_interval: always",
+            "}",
+            "",
+        ]
+    )
+
+
+def nats_program(server: Path, config: Path, env: Mapping[str, str]) -> Program:
+    """The bus server as a program."""
+    return Program("nats-server", (str(server), "--config", str(config)), env, NATS_HEALTH)
+
+
+def services(head: Head, scripts: Path, env: Mapping[str, str]) -> list[Program]:
+    """One of each service. What the operator set as SHOAL_* goes on to them; what a head decides is put on top."""
+    result = []
+    for service in Service:
+        metrics = f"127.0.0.1:{ports.METRICS[service]}"
+        own = {
+            "SHOAL_NATS": head.nats,
+            "SHOAL_STATE": str(head.state),
+            "SHOAL_INTERFACE": head.interface,
+            "SHOAL_METRICS": metrics,
+            "PYTHONUNBUFFERED": "1",
+        }
+        argv = (str(scripts / f"shoal-{service}"),)
+        result.append(Program(str(service), argv, {**env, **own}, f"http://{metrics}/readyz"))
+    return result
+
+
+def backoff(failures: int, dice: float) -> float:
+    """Seconds before start number `failures` + 1: doubling, capped, and spread by `dice` (0 to 1) so that programs
+    which fell together do not rise together.
+    """
+    longest = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(failures - 1, 16))
+    return longest * (0.5 + dice / 2)
+
+
+def ending(code: int) -> str:
+    """A child's return code in words: `exit status 1`, `signal 9`."""
+    return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+
+def version_of(answer: str) -> tuple[int, int] | None:
+    """Major and minor version in `nats-server: v2.15.1`; None if there is none."""
+    found = re.search(r"v(\d+)\.(\d+)", answer)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def address_for(interface: str, addresses: Sequence[str], document: Mapping[str, Any] | None) -> str:
+    """The head's address on its boot NIC: the one the configuration names, else the NIC's first.
+
+    Raises CannotStart if the NIC has none, or not that one.
+    """
+    if not addresses:
+        raise CannotStart(
+            f"interface {interface} has no IPv4 address: give it the head's address in the boot network, "
+            f"for instance `ip address add 10.77.0.1/24 dev {interface}`, and bring it up"
+        )
+    wanted = boot_head(document) if document is not None else None
+    if wanted is None:
+        return addresses[0]
+    if wanted not in addresses:
+        raise CannotStart(
+            f"the configuration says that the head's address in the boot network is {wanted}, but interface "
+            f"{interface} has {', '.join(addresses)}: change one of them"
+        )
+    return wanted
+
+
+def boot_head(document: Mapping[str, Any]) -> str | None:
+    """`head` of the document's boot network; None where the document names none.
+
+    Raises CannotStart where it is no address.
+    """
+    networks = document.get("networks")
+    for name, network in networks.items() if isinstance(networks, Mapping) else ():
+        if isinstance(network, Mapping) and str(network.get("boot")).lower() in {"true", "yes", "on", "1"}:
+            head = network.get("head")
+            if head is None:
+                return None
+            try:
+                return str(ipaddress.IPv4Address(str(head)))
+            except ValueError as error:
+                raise CannotStart(f"networks.{name}.head: {error}") from error
+    return None

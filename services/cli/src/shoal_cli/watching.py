@@ -1,0 +1,113 @@
+"""Many boots as they happen: what is known of each node, and how it is shown."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from shoal_cli.terminal import safe
+from shoal_cli.timeline import LAST, STAGES, describe
+from shoal_model.messages import BootEvent, Status
+from shoal_model.subjects import Stage
+
+_COLOURS = {Status.OK: "green", Status.DEGRADED: "yellow", Status.FAILED: "red"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where one node is in its boot: its latest event, when the boot began, and what went other than planned."""
+
+    latest: BootEvent
+    started: datetime
+    remarks: tuple[str, ...] = ()
+
+    def seconds(self) -> float:
+        """From the first event of this boot to the latest one."""
+        return (self.latest.at - self.started).total_seconds()
+
+    def fraction(self) -> float:
+        """How far through the stages, 0 to 1."""
+        return STAGES.index(self.latest.stage) / (len(STAGES) - 1)
+
+    def ended(self, until: Stage) -> bool:
+        """Whether it reached `until`, or failed for good."""
+        return self.failed or STAGES.index(self.latest.stage) >= STAGES.index(until)
+
+    @property
+    def failed(self) -> bool:
+        """Whether its latest event is a failure."""
+        return self.latest.status is Status.FAILED
+
+
+@dataclass
+class Watch:
+    """The progress of every node heard of, and of those waited for."""
+
+    waited_for: tuple[str, ...] = ()
+    nodes: dict[str, Progress] = field(default_factory=dict)
+
+    def hear(self, event: BootEvent) -> None:
+        """Take note of one event. A DHCP offer after the loader had its configuration begins a new boot."""
+        known = self.nodes.get(event.node)
+        if known is None or _begins_anew(known.latest, event):
+            known = Progress(event, event.at)
+        elif event.at >= known.latest.at or event.stage is not known.latest.stage:
+            known = replace(known, latest=event)
+        if event.status is not Status.OK:
+            known = replace(known, remarks=(*known.remarks, f"{event.stage}: {event.reason or event.status}"))
+        self.nodes[event.node] = known
+
+    def ended(self, until: Stage) -> bool:
+        """Whether every node waited for reached `until` or failed."""
+        return all(node in self.nodes and self.nodes[node].ended(until) for node in self.waited_for)
+
+    def missing(self, until: Stage) -> list[str]:
+        """The nodes waited for that did not reach `until`."""
+        return [
+            n for n in self.waited_for if n not in self.nodes or self.nodes[n].failed or not self.nodes[n].ended(until)
+        ]
+
+
+def line(event: BootEvent) -> str:
+    """One event as one line: time, node, stage, status where it is not ok, details, reason."""
+    told = [f"{event.at.astimezone():%H:%M:%S}", f"{event.node:<12}", f"{event.stage:<16}"]
+    if event.status is not Status.OK:
+        told.append(event.status.upper())
+    details = describe(event)
+    told.extend(part for part in (details, safe(event.reason or "")) if part)
+    return "  ".join(told).rstrip()
+
+
+def board(watch: Watch, names: Iterable[str]) -> Table:
+    """The nodes as a table that is redrawn: node, bar, stage, seconds, details and remarks."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title, width in (("NODE", None), ("", 24), ("STAGE", 16), ("TIME", 8), ("", None)):
+        table.add_column(title, width=width, no_wrap=True, overflow="ellipsis")
+    for name in names:
+        table.add_row(*_row(name, watch.nodes.get(name)))
+    return table
+
+
+def _row(name: str, progress: Progress | None) -> tuple[Text | ProgressBar, ...]:
+    if progress is None:
+        return Text(name), ProgressBar(total=1, completed=0, width=24), Text("waiting", "dim"), Text(""), Text("")
+    event = progress.latest
+    colour = _COLOURS[event.status] if event.stage is LAST or event.status is not Status.OK else "cyan"
+    remark = progress.remarks[-1] if progress.remarks else ""
+    return (
+        Text(name, "bold"),
+        ProgressBar(total=1, completed=progress.fraction(), width=24, complete_style=colour),
+        Text(event.stage, colour),
+        Text(f"{progress.seconds():6.1f} s"),
+        Text(safe(remark) or describe(event), "yellow" if remark else "dim"),
+    )
+
+
+def _begins_anew(latest: BootEvent, event: BootEvent) -> bool:
+    if event.boot is not None and latest.boot is not None:
+        return event.boot != latest.boot
+    begins = event.stage is Stage.DHCP_OFFER
+    return begins and STAGES.index(latest.stage) >= STAGES.index(Stage.STAGE1_START)
