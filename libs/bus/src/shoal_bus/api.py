@@ -2,15 +2,16 @@
 in `tests/contract` holds for both.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Generic, Protocol
 
 from pydantic import BaseModel
+from typing_extensions import TypeVar
 
-M = TypeVar("M", bound=BaseModel)
-Q = TypeVar("Q", bound=BaseModel)
+M = TypeVar("M", bound=BaseModel, default=BaseModel)
+Q = TypeVar("Q", bound=BaseModel, default=Any)
 R = TypeVar("R", bound=BaseModel)
 
 Handler = Callable[[str, Q], Awaitable[BaseModel]]
@@ -20,12 +21,12 @@ Listener = Callable[[str, M], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class Endpoint(Generic[Q]):
     """One verb of a service: what it listens to, what it takes, who answers. `subject` may end in `*`."""
 
     subject: str
-    request: type[BaseModel]
-    handler: Callable[[str, BaseModel], Awaitable[BaseModel]]
+    request: type[Q]
+    handler: Callable[[str, Q], Awaitable[BaseModel]]
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,15 @@ class Write:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A piece of work: its subject, its message, and how to tell the queue how it went."""
+class Job(Generic[M]):
+    """A piece of work: its subject (without the id), its message, and how to tell the queue how it went.
+
+    `attempt` counts from 1. `again(seconds)` on attempt `streams.JOB_ATTEMPTS` gives the job up, and so does a worker
+    that dies that often: what it should have said on `evt.job.<id>.done` it must say before `again`.
+    """
 
     subject: str
-    message: BaseModel
+    message: M
     id: str
     attempt: int
     done: Callable[[], Awaitable[None]] = field(repr=False)
@@ -103,6 +108,10 @@ class Bus(Protocol):
     def connected(self) -> bool:
         """Whether the server can be reached right now."""
 
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What went wrong so far, by kind: lost connections, messages that did not fit, handlers that failed …"""
+
     async def call(self, subject: str, request: BaseModel, reply: type[R], *, timeout: float = 5.0) -> R:
         """Ask and wait for the answer. Raises the BusError that the other side raised; Unavailable when nobody
         answers in `timeout` seconds or nobody listens.
@@ -134,8 +143,10 @@ class Bus(Protocol):
     async def enqueue(self, subject: str, message: BaseModel, *, id: str) -> None:  # noqa: A002
         """Put work into the queue JOBS. While a job with this id waits or runs, the same id changes nothing."""
 
-    def work(self, subject: str, message: type[BaseModel]) -> AbstractAsyncContextManager[AsyncIterator[Job]]:
-        """Take jobs one by one. Each must end in `done()` or `again(seconds)`; one that does neither comes back."""
+    def work(self, subject: str, message: type[M]) -> AbstractAsyncContextManager[AsyncIterator[Job[M]]]:
+        """Take jobs one by one. Each must end in `done()` or `again(seconds)`; one that does neither comes back, and
+        so does one for which nothing was said in `streams.JOB_SILENCE` seconds: see `still_working()`.
+        """
 
     async def store(self, bucket: str) -> Store:
         """Open a bucket, creating it where it is missing."""
@@ -143,5 +154,8 @@ class Bus(Protocol):
     async def prepare(self) -> None:
         """Create the streams and buckets of Shoal that are missing; harmless when they exist."""
 
+    async def drain(self) -> None:
+        """Take no more requests and messages, and finish the handlers that run. Calls still work."""
+
     async def close(self) -> None:
-        """Finish what runs, then disconnect."""
+        """Drain, then disconnect."""

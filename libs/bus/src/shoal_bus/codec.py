@@ -1,5 +1,6 @@
 """Bodies on the bus: msgpack of one model. Nodes use `pack` and `unpack` alone, without pydantic."""
 
+import zlib
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,7 +13,11 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="BaseModel")
 
+CONTENT_ENCODING = "Content-Encoding"
+_DEFLATE = "deflate"
 _MAX_ITEMS = 1_000_000
+_SQUEEZE_ABOVE = 128 << 10
+_EXPAND_AT_MOST = 64 << 20
 
 
 def pack(data: dict[str, Any]) -> bytes:
@@ -61,3 +66,26 @@ def _plain(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} cannot stand in a message")
+
+
+def squeeze(body: bytes) -> tuple[bytes, dict[str, str]]:
+    """A body as it is sent, and the header that says how: large ones are deflated, for a message is limited to 1 MB."""
+    if len(body) <= _SQUEEZE_ABOVE:
+        return body, {}
+    return zlib.compress(body, 1), {CONTENT_ENCODING: _DEFLATE}
+
+
+def expand(body: bytes, encoding: str | None) -> bytes:
+    """The inverse of `squeeze`. Raises Invalid for an encoding we do not know, and for more than 64 MiB."""
+    if encoding is None:
+        return body
+    if encoding != _DEFLATE:
+        raise Invalid(f"the body's encoding is {encoding!r}; only {_DEFLATE!r} is known")
+    inflater = zlib.decompressobj()
+    try:
+        data = inflater.decompress(body, _EXPAND_AT_MOST)
+    except zlib.error as error:
+        raise Invalid(f"the body is not {_DEFLATE}: {error}") from error
+    if not inflater.eof:
+        raise Invalid(f"the body is cut off, or larger than {_EXPAND_AT_MOST} bytes when inflated")
+    return data

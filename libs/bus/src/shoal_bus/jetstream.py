@@ -1,0 +1,100 @@
+"""JetStream's own interface, as far as we use it: JSON requests under `$JS.API`, and messages that are acknowledged."""
+
+import asyncio
+import json
+import random
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from shoal_bus import trace
+from shoal_bus.connection import Connection
+from shoal_bus.errors import BusError, Conflict, Unavailable
+
+_TIMEOUT = 5.0
+_TRIES = 3
+_PAUSE = 0.25
+_BUSY = 503
+_NAME_IN_USE = 10058
+_NOT_FOUND = {10014, 10037, 10059}
+"""No such consumer, message, stream."""
+_WRONG_LAST_SEQUENCE = 10071
+_STORE_FAILED = 10077
+"""Whatever kept a message from being stored: only the text tells which limit it was."""
+
+
+class JetStreamError(BusError):
+    """The server refused; `err_code` is JetStream's own number for it."""
+
+    def __init__(self, what: str, error: Mapping[str, Any]) -> None:
+        self.err_code = int(error.get("err_code", 0))
+        super().__init__(f"{what}: {error.get('description', 'no reason given')} ({self.err_code})")
+
+    @property
+    def not_found(self) -> bool:
+        """Whether what was asked for is not there."""
+        return self.err_code in _NOT_FOUND
+
+    @property
+    def subject_full(self) -> bool:
+        """Whether the message's subject holds as many messages as it may."""
+        return self.err_code == _STORE_FAILED and "per subject" in str(self)
+
+
+async def api(connection: Connection, subject: str, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Ask `$JS.API.<subject>`, thrice if nobody answers (a server that starts). Raises JetStreamError, Unavailable."""
+    return await _asked(connection, f"$JS.API.{subject}", json.dumps(request).encode() if request else b"", None)
+
+
+async def store(connection: Connection, subject: str, body: bytes, headers: Mapping[str, str]) -> int:
+    """Publish into a stream and return the message's sequence once it is stored.
+
+    Three tries with one message id: a try whose answer was lost is not stored twice. Raises Conflict, JetStreamError,
+    and Unavailable if the outcome is unknown.
+    """
+    sent = {"traceparent": trace.header(), "Nats-Msg-Id": secrets.token_hex(12), **headers}
+    return int((await _asked(connection, subject, body, sent))["seq"])
+
+
+async def _asked(connection: Connection, subject: str, body: bytes, headers: dict[str, str] | None) -> dict[str, Any]:
+    for attempt in range(_TRIES):
+        try:
+            reply = await connection.exchange(subject, body, headers, timeout=_TIMEOUT)
+            return checked(subject, reply.data)
+        except Unavailable:
+            if attempt + 1 == _TRIES:
+                raise
+        await asyncio.sleep(random.uniform(_PAUSE / 2, _PAUSE) * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+async def ensure(connection: Connection, config: Mapping[str, Any]) -> None:
+    """Make a stream, or bring one that exists up to date; what we say nothing of stays as it is there."""
+    name = config["name"]
+    try:
+        await api(connection, f"STREAM.CREATE.{name}", config)
+        return
+    except JetStreamError as error:
+        if error.err_code != _NAME_IN_USE:
+            raise
+    there = (await api(connection, f"STREAM.INFO.{name}"))["config"]
+    if any(there.get(field) != value for field, value in config.items() if value or there.get(field)):
+        await api(connection, f"STREAM.UPDATE.{name}", {**there, **config})
+
+
+def checked(what: str, data: bytes) -> dict[str, Any]:
+    """An answer of JetStream as a map. Raises Conflict, Unavailable or JetStreamError for the error that it may be."""
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise BusError(f"{what}: the answer is not one of JetStream's: {data[:80]!r}")
+    error = answer.get("error")
+    if not isinstance(error, dict):
+        return answer
+    if error.get("err_code") == _WRONG_LAST_SEQUENCE:
+        raise Conflict(f"{what}: changed meanwhile: {error.get('description')}")
+    if error.get("code") == _BUSY and error.get("err_code") != _STORE_FAILED:
+        raise Unavailable(f"{what}: {error.get('description')}")
+    raise JetStreamError(what, error)

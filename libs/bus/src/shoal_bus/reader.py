@@ -1,0 +1,223 @@
+"""Reading a stream in order and without a gap, whatever happens to links and consumers on the way.
+
+A pull consumer without a name, one batch at a time: the server sends what was asked for and no more, so that a slow
+reader slows the stream down and loses nothing. Each message tells its own number and the consumer's: a gap, silence,
+or a lost link makes a new consumer that begins behind the last message given out.
+"""
+
+import asyncio
+import itertools
+import json
+import logging
+import random
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import nats.errors
+
+from shoal_bus.connection import Connection
+from shoal_bus.errors import BusError, Unavailable
+from shoal_bus.jetstream import api
+from shoal_bus.link import Link, Message
+
+log = logging.getLogger("shoal.bus")
+
+_BATCH = 500
+_BATCH_BYTES = 16 << 20
+_EXPIRES, _HEARTBEAT, _SILENCE = 30, 5, 12.5
+_NANOSECONDS = 1_000_000_000
+_FORGET_AFTER = 60
+_LONGEST_PAUSE = 5.0
+_CONTROL = 100
+_PULL_ENDED = {404, 408}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A message of a stream: its number there, its number in the consumer, and how many times it was delivered."""
+
+    sequence: int
+    delivery: int
+    attempt: int
+    subject: str
+    body: bytes
+    headers: Mapping[str, str]
+    reply: str
+
+
+class Broken(Exception):
+    """This consumer or link can no longer be read from: make another."""
+
+
+async def read(
+    connection: Connection, stream: str, pattern: str, *, after: int, latest: bool = False, restart: bool = False
+) -> AsyncGenerator[Stored | None, None]:
+    """Messages on `pattern` behind sequence `after`, then None when all that was there has been given, then each as it
+    comes. `latest` gives only the newest of each subject of those that are there already.
+
+    A stream that ends before what was already read is another one now: `restart` begins with it, else Unavailable.
+    """
+    position, told, failures = after, False, 0
+    while True:
+        link = await connection.link()
+        try:
+            if position > 0 and position > (last := await last_sequence(connection, stream)):
+                if not restart:
+                    raise ReplacedStream(
+                        f"stream {stream} was made anew (it ends at {last}, not {position}): start over"
+                    )
+                log.warning("bus.stream_replaced stream=%s ends=%d position=%d", stream, last, position)
+                position = 0
+            consumer = await _create(connection, stream, pattern, position, latest=latest and position == 0)
+        except Unavailable as error:
+            if isinstance(error, ReplacedStream):
+                raise
+            failures += 1
+            connection.counts["read_errors"] += 1
+            log.warning("bus.read stream=%s attempts=%d error=%s", stream, failures, error)
+            await asyncio.sleep(random.uniform(0, min(0.1 * 2 ** min(failures, 10), _LONGEST_PAUSE)))
+            continue
+        name, waiting = consumer["name"], int(consumer["num_pending"])
+        if not told and waiting == 0:
+            told = True
+            yield None
+        try:
+            async with aclosing(_deliveries(link, stream, name)) as deliveries:
+                async for message in deliveries:
+                    failures = 0
+                    position = message.sequence
+                    yield message
+                    waiting -= 1
+                    if not told and waiting <= 0:
+                        told = True
+                        yield None
+        except Broken as error:
+            connection.counts["read_again"] += 1
+            log.info("bus.read_again stream=%s after=%d reason=%s", stream, position, error)
+        finally:
+            await _delete(link, stream, name)
+
+
+class ReplacedStream(Unavailable):
+    """The stream ends before the position that was already read: it is another one now."""
+
+
+async def last_sequence(connection: Connection, stream: str) -> int:
+    """The sequence of a stream's newest message; 0 if it never had one. Raises JetStreamError, Unavailable."""
+    return int((await api(connection, f"STREAM.INFO.{stream}"))["state"]["last_seq"])
+
+
+async def _create(
+    connection: Connection, stream: str, pattern: str, position: int, *, latest: bool
+) -> Mapping[str, Any]:
+    start: dict[str, Any] = {"deliver_policy": "by_start_sequence", "opt_start_seq": position + 1}
+    config = {
+        "filter_subject": pattern,
+        "ack_policy": "none",
+        "mem_storage": True,
+        "num_replicas": 1,
+        "inactive_threshold": _FORGET_AFTER * _NANOSECONDS,
+        **({"deliver_policy": "last_per_subject"} if latest else start),
+    }
+    return await api(connection, f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config})
+
+
+async def _delete(link: Link, stream: str, name: str) -> None:
+    """Spare the server a consumer that nobody reads; if this is lost, it forgets it after a minute."""
+    try:
+        await link.publish(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"")
+    except BusError:
+        log.debug("bus.consumer_left stream=%s consumer=%s", stream, name)
+
+
+async def _deliveries(link: Link, stream: str, consumer: str) -> AsyncGenerator[Stored]:
+    expected = 1
+    async with aclosing(pull(link, stream, consumer, batch=_BATCH)) as messages:
+        async for message in messages:
+            if message.delivery != expected:
+                raise Broken(f"delivery {expected} is missing, {message.delivery} came")
+            expected += 1
+            yield message
+
+
+async def pull(link: Link, stream: str, consumer: str, *, batch: int) -> AsyncGenerator[Stored]:
+    """What a pull consumer has, `batch` at a time, on this link. Raises Broken when it cannot go on."""
+    inbox = link.inbox()
+    arrived: asyncio.Queue[Message | None] = asyncio.Queue()
+    subscription = None
+
+    async def take(message: Message) -> None:
+        arrived.put_nowait(message)
+
+    link.when_lost(inbox, lambda: arrived.put_nowait(None))
+    try:
+        subscription = await link.subscribe(f"{inbox}.*", take, bytes_limit=0)  # `_BATCH_BYTES` bounds it
+        for number in itertools.count(1):
+            async with aclosing(_one_pull(link, stream, consumer, f"{inbox}.{number}", arrived, batch)) as messages:
+                async for message in messages:
+                    yield message
+    except (nats.errors.Error, Unavailable) as error:
+        raise Broken(str(error)) from error
+    finally:
+        link.forget(inbox)
+        if subscription is not None:
+            await link.unsubscribe(subscription)
+
+
+async def _one_pull(
+    link: Link, stream: str, consumer: str, inbox: str, arrived: asyncio.Queue[Message | None], batch: int
+) -> AsyncGenerator[Stored]:
+    wanted = {
+        "batch": batch,
+        "max_bytes": _BATCH_BYTES,
+        "expires": _EXPIRES * _NANOSECONDS,
+        "idle_heartbeat": _HEARTBEAT * _NANOSECONDS,
+    }
+    await link.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", json.dumps(wanted).encode(), reply=inbox)
+    received = 0
+    while received < batch:
+        message = await _next(arrived)
+        status = _status(message)
+        if status is None:
+            received += 1
+            yield stored(message)
+        elif message.subject != inbox or status == _CONTROL:
+            continue
+        elif status in _PULL_ENDED or "Batch Completed" in _description(message):
+            return
+        else:
+            raise Broken(f"the server says {status} {_description(message)}")
+
+
+async def _next(arrived: asyncio.Queue[Message | None]) -> Message:
+    try:
+        async with asyncio.timeout(_SILENCE if arrived.empty() else None):
+            message = await arrived.get()
+    except TimeoutError:
+        raise Broken(f"nothing was heard for {_SILENCE} s, not even a heartbeat") from None
+    if message is None:
+        raise Broken("the connection is lost")
+    return message
+
+
+def stored(message: Message) -> Stored:
+    """A delivery as its message; its numbers stand in the subject for the answer (ADR-15). Raises Broken."""
+    tokens = message.reply.split(".")
+    if tokens[:2] != ["$JS", "ACK"] or len(tokens) < 9:
+        raise Broken(f"{message.reply!r} is no delivery of a stream")
+    attempt, sequence, delivery = (int(token) for token in (tokens[4:7] if len(tokens) == 9 else tokens[6:9]))
+    return Stored(sequence, delivery, attempt, message.subject, message.data, message.headers or {}, message.reply)
+
+
+def _status(message: Message) -> int | None:
+    """The status of a message that is the server's own, and no delivery."""
+    if message.reply.startswith("$JS.ACK."):
+        return None
+    text = (message.headers or {}).get("Status", "")
+    return int(text) if text.isdecimal() else 0
+
+
+def _description(message: Message) -> str:
+    return (message.headers or {}).get("Description", "")
