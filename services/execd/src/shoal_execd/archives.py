@@ -1,0 +1,87 @@
+"""Root FS customizations: tar archives unpacked over the root, with owner, group, mode and time kept.
+
+An archive is looked through before anything of it is written: absolute names, `..`, devices and the like refuse it.
+"""
+
+import os
+import shutil
+import tarfile
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from shoal_execd.places import PlaceError, inside, put
+
+_MOST = 1_000_000
+
+
+class ArchiveError(Exception):
+    """An archive is damaged or holds what it must not, or could not be unpacked; the text names archive and member."""
+
+
+def unpack(archive: BinaryIO, root: Path, name: str) -> int:
+    """Unpack a tar archive over `root`; the number of its members. Raises ArchiveError."""
+    try:
+        with tarfile.open(fileobj=archive, mode="r:") as tar:
+            members = _members(tar, name)
+            for member in members:
+                _place(tar, member, root, name)
+    except tarfile.TarError as error:
+        raise ArchiveError(f"customization {name} is no intact tar archive: {error}") from error
+    # Last, for a directory that may not be written to could not be filled.
+    for member in reversed([each for each in members if each.isdir()]):
+        folder = inside(root, member.name, follow=True)
+        if folder != root:
+            os.chown(folder, member.uid, member.gid)
+            os.chmod(folder, member.mode & 0o7777)
+    return len(members)
+
+
+def _members(tar: tarfile.TarFile, name: str) -> list[tarfile.TarInfo]:
+    members = []
+    for member in tar:
+        _check(member.name, name)
+        if member.islnk():
+            _check(member.linkname, name)
+        elif not (member.isreg() or member.isdir() or member.issym()):
+            raise ArchiveError(f"customization {name}: {member.name} is neither file, directory nor link")
+        members.append(member)
+        if len(members) > _MOST:
+            raise ArchiveError(f"customization {name} has more than {_MOST} members")
+    return members
+
+
+def _check(path: str, name: str) -> None:
+    if path.startswith("/") or ".." in PurePosixPath(path).parts or "\0" in path:
+        raise ArchiveError(f"customization {name}: {path!r} leads out of the tree")
+
+
+def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path, name: str) -> None:
+    try:
+        if member.isdir():
+            # A directory where the image has a link to one (/lib → usr/lib) goes through the link.
+            inside(root, member.name, follow=True).mkdir(parents=True, exist_ok=True)
+        elif member.issym():
+            put(root, member.name, lambda new: _link(new, member))
+        elif member.islnk():
+            put(root, member.name, lambda new: os.link(inside(root, member.linkname), new, follow_symlinks=False))
+        else:
+            put(root, member.name, lambda new: _file(tar, member, new))
+    except (OSError, PlaceError) as error:
+        raise ArchiveError(f"customization {name}: {member.name}: {error}") from error
+
+
+def _link(new: Path, member: tarfile.TarInfo) -> None:
+    os.symlink(member.linkname, new)
+    os.lchown(new, member.uid, member.gid)
+
+
+def _file(tar: tarfile.TarFile, member: tarfile.TarInfo, new: Path) -> None:
+    content = tar.extractfile(member)
+    assert content is not None  # it is a regular file
+    with content, open(new, "xb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        shutil.copyfileobj(content, file)
+        os.fchown(file.fileno(), member.uid, member.gid)
+        os.fchmod(file.fileno(), member.mode & 0o7777)
+        file.flush()
+        os.utime(file.fileno(), (member.mtime, member.mtime))
