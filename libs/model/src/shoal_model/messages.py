@@ -122,12 +122,20 @@ class ShowNodeRequest(Message):
     node: Name
 
 
+class OverriddenValue(Message):
+    """What a level says of a field that a nearer one decides."""
+
+    value: Any
+    source: str
+
+
 class EffectiveValue(Message):
-    """One field of a node as it applies, and the level that it comes from."""
+    """One field of a node as it applies, the level that it comes from, and what it overrides, nearest first."""
 
     field: str
     value: Any
     source: str
+    overridden: list[OverriddenValue] = Field(default_factory=list)
 
 
 class ShowNodeReply(Message):

@@ -69,15 +69,11 @@ def effective(cluster: Cluster, node_id: str) -> Effective:
     if node is None:
         raise Unresolvable(f"there is no node {node_id!r}")
     network_name, network = _network_of(cluster, node_id, node)
-    levels: list[tuple[str, Settings | BootConfig]] = []
-    for source, level in _levels(cluster, node_id, node):
-        levels.append((source, level))
-        if level.boot.config is not None:
-            levels.append(_boot_config(cluster, source, level.boot.config))
+    layers = levels(cluster, node_id)
     sources: dict[str, str] = {}
 
     def first(field: str, default: object) -> object:
-        for source, settings in levels:
+        for source, settings in layers:
             value = _field(settings, field)
             if value is not None:
                 sources[field] = source
@@ -86,7 +82,7 @@ def effective(cluster: Cluster, node_id: str) -> Effective:
         return default
 
     properties: dict[str, str] = {}
-    for source, settings in reversed(levels):
+    for source, settings in reversed(layers):
         if isinstance(settings, Settings):
             properties.update(settings.properties)
             sources.update({f"properties.{key}": source for key in settings.properties})
@@ -113,6 +109,21 @@ def effective(cluster: Cluster, node_id: str) -> Effective:
         properties=properties,
         sources=sources,
     )
+
+
+def levels(cluster: Cluster, node_id: str) -> list[tuple[str, Settings | BootConfig]]:
+    """The records that say something about a node, nearest first, each with its name as in `Effective.sources`. A boot
+    config lies right below the level that names it. Raises Unresolvable, naming the record that is missing.
+    """
+    node = cluster.nodes.get(node_id)
+    if node is None:
+        raise Unresolvable(f"there is no node {node_id!r}")
+    layers: list[tuple[str, Settings | BootConfig]] = []
+    for source, level in _levels(cluster, node_id, node):
+        layers.append((source, level))
+        if level.boot.config is not None:
+            layers.append(_boot_config(cluster, source, level.boot.config))
+    return layers
 
 
 def _network_of(cluster: Cluster, node_id: str, node: Node) -> tuple[str, Network]:
