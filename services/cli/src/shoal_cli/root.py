@@ -35,7 +35,7 @@ from shoal_model.records import Kind
 @click.pass_context
 def shoal(context: click.Context, nats: str | None) -> None:
     """Shoal boots the nodes of a cluster over the network, into identical and verified systems."""
-    if context.obj is None and context.invoked_subcommand != "up":
+    if context.obj is None and context.invoked_subcommand not in {"up", "down"}:
         state = Path(os.environ.get("SHOAL_STATE") or DEFAULT_STATE)
         context.obj = Session(connect=_later(nats, state), author=author())
 
@@ -55,6 +55,7 @@ def _tree() -> None:
         *groups.values(),
         records.global_group,
         up.up,
+        up.down,
         cluster.apply,
         cluster.export,
         nodes.discovered,

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from shoal_cli.up import machine, plan
 from shoal_cli.up.supervisor import Supervisor
 from shoal_model.messages import ApplyRequest
 from shoal_model.subjects import Service
+
+_DOWN_SECONDS = 40.0
 
 
 @click.command(
@@ -59,6 +63,30 @@ def up(interface: str, state: Path, config: str | None) -> None:
             asyncio.run(_run(head, server, scripts, document))
     except plan.CannotStart as error:
         raise Failure(str(error)) from error
+
+
+@click.command(epilog=examples("shoal down", "shoal down --state /srv/shoal"))
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_STATE,
+    show_default=True,
+    envvar="SHOAL_STATE",
+    metavar="DIR",
+    help="The state directory of the head to stop.",
+)
+def down(state: Path) -> None:
+    """Stop the head that `shoal up` runs on this machine, and return when it has ended."""
+    process = machine.owner(state)
+    if process is None:
+        raise Failure(f"no `shoal up` runs on {state}")
+    os.kill(process, signal.SIGTERM)
+    deadline = time.monotonic() + _DOWN_SECONDS
+    while machine.owner(state) is not None:
+        if time.monotonic() > deadline:
+            raise Failure(f"`shoal up` (process {process}) has not ended after {_DOWN_SECONDS:.0f} s")
+        time.sleep(0.1)
+    out(f"stopped the head on {state}")
 
 
 async def _run(head: plan.Head, server: Path, scripts: Path, document: dict[str, Any] | None) -> None:

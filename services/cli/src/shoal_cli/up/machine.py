@@ -72,6 +72,19 @@ def make_state(state: Path) -> None:
         raise CannotStart(f"cannot use {state} as state directory: {error.strerror} ({error.filename})") from error
 
 
+def owner(state: Path) -> int | None:
+    """The process of the `shoal up` that runs on this state directory; None if none does."""
+    try:
+        with (state / "up.lock").open(encoding="ascii") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(lock.read(20) or 0) or None
+    except FileNotFoundError:
+        return None
+    return None
+
+
 @contextmanager
 def locked(state: Path) -> Iterator[None]:
     """Have the state directory to oneself. Raises CannotStart, naming the process that has it."""
