@@ -43,7 +43,7 @@ class Sender:
             raise ValueError(f"transfer mode {request.mode!r} is not supported: use octet")
         limits = limits or Limits()
         self._peer = peer
-        self._size = size
+        self.size = size
         self._netascii = request.mode == "netascii"
         self.negotiated = negotiate(request.options, None if self._netascii else size, limits)
         self.heard = False
@@ -91,7 +91,7 @@ class Sender:
         if self._ended:
             return
         if len(data) != self._asked - self._received:
-            self.abort(f"the file ends at {self._received + len(data)} of {self._size} bytes")
+            self.abort(f"the file ends at {self._received + len(data)} of {self.size} bytes")
             return
         self._received = self._asked
         if self._netascii:
@@ -178,14 +178,14 @@ class Sender:
             self._next += 1
         if self._next > before:
             self._timer.sent(now)
-        if self._asked == self._received < self._size and end - (self._next - 1) * block_size < READ_AHEAD:
-            wanted = min(READ_AHEAD + block_size, self._size - self._asked)
+        if self._asked == self._received < self.size and end - (self._next - 1) * block_size < READ_AHEAD:
+            wanted = min(READ_AHEAD + block_size, self.size - self._asked)
             self._events.append(ContentWanted(self._asked, wanted))
             self._asked += wanted
 
     def _last_block(self) -> int | None:
         """The number of the last block, which is shorter than the others, once all content is here."""
-        if self._received < self._size:
+        if self._received < self.size:
             return None
         return (self._buffer_start + len(self._buffer)) // self.negotiated.block_size + 1
 

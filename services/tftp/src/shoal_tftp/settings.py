@@ -1,0 +1,27 @@
+"""Settings of the boot file server."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from shoal_model import ports
+from shoal_service.settings import HostPort, ServiceSettings
+
+
+class TftpSettings(ServiceSettings):
+    """The boot file server: one virtual tree over TFTP and HTTP, with loader scripts rendered when asked for."""
+
+    tftp: HostPort = Field(f"0.0.0.0:{ports.TFTP}", description="IPv4 address and port of the TFTP door")
+    http: HostPort = Field(f"0.0.0.0:{ports.BOOT_HTTP}", description="address and port of the HTTP door")
+    tftpboot: Path = Field(Path("/var/lib/tftpboot"), description="directory of the operator's own files")
+    store: Path | None = Field(None, description="the image store of this head, in the state directory if not given")
+    loaders: list[Path] = Field(
+        [Path("/usr/lib/PXELINUX"), Path("/usr/lib/syslinux/modules/bios"), Path("/usr/lib/ipxe")],
+        description="directories of boot loaders, in the order in which they are searched",
+    )
+    transfers: int = Field(1000, ge=1, le=20_000, description="files under way at once, at each door")
+
+    @property
+    def image_store(self) -> Path:
+        """Where the image store is."""
+        return self.store or self.state / "store"
