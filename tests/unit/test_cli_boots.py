@@ -28,7 +28,7 @@ UP = boot(
 )
 
 
-def test_steps_have_durations_and_progress_is_one_of_them():
+def test_steps_have_durations_and_progress_is_one_of_them() -> None:
     steps = timeline.steps(UP)
     assert [(s.stage, s.since_start, s.took) for s in steps] == [
         (Stage.DHCP_OFFER, 0, 0),
@@ -72,18 +72,18 @@ def test_steps_have_durations_and_progress_is_one_of_them():
         ),
     ],
 )
-def test_verdicts(story: Boot, later: float, arrived: bool, failed: bool, text: str):
+def test_verdicts(story: Boot, later: float, arrived: bool, failed: bool, text: str) -> None:
     verdict = timeline.verdict(story, T0 + timedelta(seconds=later))
     assert (verdict.arrived, verdict.failed) == (arrived, failed)
     assert text in verdict.text
 
 
-def test_every_stage_has_a_verdict_when_it_is_the_last():
+def test_every_stage_has_a_verdict_when_it_is_the_last() -> None:
     for stage in list(Stage)[:-1]:
         assert timeline.verdict(boot(event(stage, 0)), T0 + timedelta(hours=1)).failed
 
 
-def test_a_watch_ends_when_every_node_arrived_or_failed():
+def test_a_watch_ends_when_every_node_arrived_or_failed() -> None:
     watch = watching.Watch(("n1", "n2"))
     watch.hear(event(Stage.DHCP_OFFER, 0))
     assert not watch.ended(Stage.SYSTEMD_RUNNING)
@@ -94,7 +94,7 @@ def test_a_watch_ends_when_every_node_arrived_or_failed():
     assert watch.missing(Stage.SYSTEMD_RUNNING) == ["n2"]
 
 
-def test_a_new_boot_begins_anew_and_the_loaders_second_dhcp_does_not():
+def test_a_new_boot_begins_anew_and_the_loaders_second_dhcp_does_not() -> None:
     watch = watching.Watch()
     for told in (event(Stage.DHCP_OFFER, 0), event(Stage.DHCP_ACK, 1), event(Stage.DHCP_OFFER, 5)):
         watch.hear(told)
@@ -104,7 +104,7 @@ def test_a_new_boot_begins_anew_and_the_loaders_second_dhcp_does_not():
     assert watch.nodes["n1"].started == T0 + timedelta(seconds=90)
 
 
-def test_lines_are_safe():
+def test_lines_are_safe() -> None:
     told = watching.line(event(Stage.IMAGE_SOURCE, 0, status="degraded", reason="x\x1b[2J\n"))
     assert "DEGRADED" in told
     assert "\x1b" not in told

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,7 +20,7 @@ from shoal_model.records import Kind
 from shoal_model.subjects import Service, Stage, boot_event, event
 
 NOW = datetime.now(UTC)
-RECORDS = {
+RECORDS: dict[Kind, dict[str, dict[str, Any]]] = {
     Kind.NODE: {
         "n001": {"mac": "52:54:00:77:00:11", "address": "10.77.0.11", "template": "compute"},
         "n002": {"mac": "52:54:00:77:00:12", "address": "10.77.0.12", "boot": {"loader": "ipxe"}},
@@ -39,7 +41,7 @@ def cluster() -> FakeCluster:
     return cluster
 
 
-def test_list_as_table_json_and_yaml(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]):
+def test_list_as_table_json_and_yaml(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert cluster.shoal("node", "list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["NODE", "HOST", "NAME", "ADDRESS", "MAC", "TEMPLATE", "IMAGE", "DESCRIPTION"]
@@ -50,7 +52,7 @@ def test_list_as_table_json_and_yaml(cluster: FakeCluster, capsys: pytest.Captur
     assert yaml.safe_load(capsys.readouterr().out) == RECORDS[Kind.NETWORK]
 
 
-def test_add_says_field_by_field_what_was_added(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]):
+def test_add_says_field_by_field_what_was_added(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert cluster.shoal("node", "add", "n003", "mac=52:54:00:77:00:13", "address=10.77.0.13") == 0
     assert capsys.readouterr().out == "+ node n003\n    address: 10.77.0.13\n1 record added (revision 8)\n"
     [request] = cluster.asked(m.ChangeRequest)
@@ -58,13 +60,13 @@ def test_add_says_field_by_field_what_was_added(cluster: FakeCluster, capsys: py
     assert request.operations[0].record == {"mac": "52:54:00:77:00:13", "address": "10.77.0.13"}
 
 
-def test_add_refuses_what_exists(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]):
+def test_add_refuses_what_exists(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert cluster.shoal("node", "add", "n001", "mac=52:54:00:77:00:13") == 2
     assert "node n001 exists already" in capsys.readouterr().err
     assert not cluster.asked(m.ChangeRequest)
 
 
-def test_set_changes_every_node_of_a_set_in_one_change(cluster: FakeCluster):
+def test_set_changes_every_node_of_a_set_in_one_change(cluster: FakeCluster) -> None:
     assert cluster.shoal("node", "set", "n[001-002]", "boot.loader=", "properties.rack=r1", "--dry-run") == 0
     [request] = cluster.asked(m.ChangeRequest)
     assert request.dry_run
@@ -77,7 +79,7 @@ def test_set_changes_every_node_of_a_set_in_one_change(cluster: FakeCluster):
     }
 
 
-def test_set_reads_again_when_somebody_was_quicker(cluster: FakeCluster):
+def test_set_reads_again_when_somebody_was_quicker(cluster: FakeCluster) -> None:
     revisions = iter([7, 7, 8, 8, 8])
     attempts = []
 
@@ -96,7 +98,7 @@ def test_set_reads_again_when_somebody_was_quicker(cluster: FakeCluster):
     assert attempts == [7, 8]
 
 
-def test_removal_needs_a_yes(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]):
+def test_removal_needs_a_yes(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     cluster.answer(Service.REGISTRY, "change", m.ChangeRequest, m.ChangeReply(changes=[GONE], revision=8))
     assert cluster.shoal("node", "rm", "n001") == 1
     assert "say -y" in capsys.readouterr().err
@@ -108,7 +110,7 @@ def test_removal_needs_a_yes(cluster: FakeCluster, capsys: pytest.CaptureFixture
 
 def test_apply_reads_a_file_and_prints_the_difference(
     cluster: FakeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     file = tmp_path / "cluster.yaml"
     file.write_text("nodes:\n  n003: {mac: 52:54:00:77:00:13, address: 10.77.0.13}\n")
     assert cluster.shoal("apply", "-f", str(file), "--dry-run") == 0
@@ -119,7 +121,7 @@ def test_apply_reads_a_file_and_prints_the_difference(
     assert second.document == {"nodes": {"n003": {"mac": "52:54:00:77:00:13", "address": "10.77.0.13"}}}
 
 
-def test_apply_with_prune_stores_what_was_shown_or_nothing(cluster: FakeCluster, tmp_path: Path):
+def test_apply_with_prune_stores_what_was_shown_or_nothing(cluster: FakeCluster, tmp_path: Path) -> None:
     cluster.answer(Service.REGISTRY, "apply", m.ApplyRequest, m.ChangeReply(changes=[GONE], revision=7))
     file = tmp_path / "cluster.yaml"
     file.write_text("nodes: {}\n")
@@ -129,7 +131,7 @@ def test_apply_with_prune_stores_what_was_shown_or_nothing(cluster: FakeCluster,
     assert (last.dry_run, last.prune, last.expected_revision) == (False, True, 7)
 
 
-def test_files_that_cannot_be_applied(cluster: FakeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_files_that_cannot_be_applied(cluster: FakeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken, binary = tmp_path / "broken.yaml", tmp_path / "binary.yaml"
     broken.write_text("nodes: {}\nnodes: {}\n")
     binary.write_bytes(b"nodes: \xff\n")
@@ -144,14 +146,14 @@ def test_files_that_cannot_be_applied(cluster: FakeCluster, tmp_path: Path, caps
     assert not cluster.asked(m.ApplyRequest)
 
 
-def test_export_is_what_apply_reads(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]):
+def test_export_is_what_apply_reads(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     document = {"images": {"compute": {"flavor": "bookworm", "version": "1.10"}}}
     cluster.answer(Service.REGISTRY, "export", m.Empty, m.ExportReply(document=document, revision=3))
     assert cluster.shoal("export") == 0
     assert documents.parse_map(capsys.readouterr().out) == document
 
 
-def test_the_registrys_no_is_one_sentence(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]):
+def test_the_registrys_no_is_one_sentence(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     cluster.answer(Service.REGISTRY, "change", m.ChangeRequest, Invalid("nodes.n003.mac: taken by \x1b[31mn001"))
     assert cluster.shoal("node", "add", "n003", "mac=x") == 1
     assert capsys.readouterr().err == "shoal: nodes.n003.mac: taken by \\x1b[31mn001\n"
@@ -171,19 +173,19 @@ def test_the_registrys_no_is_one_sentence(cluster: FakeCluster, capsys: pytest.C
 )
 def test_wrong_usage_ends_with_2(
     cluster: FakeCluster, arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     assert cluster.shoal(*arguments) == 2
     error = capsys.readouterr().err
     assert complaint in error
     assert "Traceback" not in error
 
 
-def test_an_unregistered_node_is_named(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]):
+def test_an_unregistered_node_is_named(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert cluster.shoal("node", "list", "n[002-004]") == 1
     assert capsys.readouterr().err == "shoal: not registered: n[003-004]\n"
 
 
-def test_show_node_tells_where_values_come_from(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]):
+def test_show_node_tells_where_values_come_from(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     values = [m.EffectiveValue(field="image", value="compute", source="template compute")]
     cluster.answer(Service.REGISTRY, "show-node", m.ShowNodeRequest, m.ShowNodeReply(node="n001", values=values))
     assert cluster.shoal("node", "show", "n001") == 0
@@ -192,7 +194,7 @@ def test_show_node_tells_where_values_come_from(cluster: FakeCluster, capsys: py
 
 def test_status_knows_nodes_that_fleet_does_not_and_fails_for_lost_ones(
     cluster: FakeCluster, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     states = [m.NodeStatus(node="n001", state=m.NodeState.UP, since=NOW)]
     cluster.answer(Service.FLEET, "status", m.StatusRequest, m.StatusReply(nodes=states))
     assert cluster.shoal("node", "status", "-o", "json") == 0
@@ -206,7 +208,9 @@ def result(node: str, code: int | None, out: bytes, state: str) -> m.ExecResult:
     return m.ExecResult(node=node, state=m.ExecState(state), exit_code=code, stdout=out, stderr=b"")
 
 
-def test_exec_groups_equal_output_and_fails_if_a_node_did(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]):
+def test_exec_groups_equal_output_and_fails_if_a_node_did(
+    cluster: FakeCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
     both = [result("n001", 0, b"6.1\n", "success"), result("n002", 0, b"6.1\n", "success")]
     cluster.answer(Service.FLEET, "exec", m.ExecRequest, m.ExecReply(id="x", results=both))
     assert cluster.shoal("exec", "n[001-002]", "--", "uname", "-r", "--help") == 0
@@ -229,7 +233,7 @@ def preview_file(path: str, content: bytes | None, origin: str = "options") -> m
 
 def test_preview_lists_files_and_prints_the_exact_bytes_of_the_one_that_counts(
     cluster: FakeCluster, capsysbinary: pytest.CaptureFixture[bytes]
-):
+) -> None:
     files = [preview_file("/etc/motd", b"first"), preview_file("/etc/motd", b"\xffsecond\x00", "motd")]
     action = m.OptionAction(verb="hostname", arguments=["n001"])
     reply = m.PreviewReply(node="n001", generation="0" * 64, files=files, actions=[action])
@@ -252,7 +256,7 @@ def story(*stages: Stage, **last: object) -> m.Boot:
     return m.Boot(node="n001", boot="abc", events=events)
 
 
-def test_why_tells_where_it_stopped_and_shows_the_log(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]):
+def test_why_tells_where_it_stopped_and_shows_the_log(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     failed = story(Stage.DHCP_OFFER, Stage.IMAGE_VERIFIED, status=m.Status.FAILED, reason="block 3 is wrong")
     cluster.answer(Service.FLEET, "boots", m.BootsRequest, m.BootsReply(boots=[failed]))
     cluster.answer(Service.FLEET, "log", m.LogRequest, m.LogReply(boot="abc", text="one\ntwo\x1b\nthree\n"))
@@ -265,7 +269,7 @@ def test_why_tells_where_it_stopped_and_shows_the_log(cluster: FakeCluster, caps
 
 def test_why_of_a_node_that_arrived_and_of_one_that_never_asked(
     cluster: FakeCluster, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     cluster.answer(Service.FLEET, "log", m.LogRequest, Unavailable("no fleet"))
     up = story(Stage.DHCP_OFFER, Stage.SYSTEMD_RUNNING)
     cluster.answer(Service.FLEET, "boots", m.BootsRequest, m.BootsReply(boots=[up]))
@@ -276,7 +280,7 @@ def test_why_of_a_node_that_arrived_and_of_one_that_never_asked(
     assert "never asked for an address" in capsys.readouterr().err
 
 
-def emitting(*events: m.BootEvent | m.JobProgress | m.JobDone):
+def emitting(*events: m.BootEvent | m.JobProgress | m.JobDone) -> Callable[[Bus], Awaitable[None]]:
     async def emit(bus: Bus) -> None:
         for told in events:
             if isinstance(told, m.BootEvent):
@@ -288,7 +292,7 @@ def emitting(*events: m.BootEvent | m.JobProgress | m.JobDone):
     return emit
 
 
-def test_build_follows_its_own_job_to_the_end(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]):
+def test_build_follows_its_own_job_to_the_end(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     progress = m.JobProgress(job="j1", image="compute", step="merge layers", at=NOW)
     other = m.JobDone(job="j2", image="login", status=m.Status.FAILED, reason="not ours", at=NOW)
     done = m.JobDone(job="j1", image="compute", status=m.Status.OK, digest="a" * 64, at=NOW)
@@ -305,13 +309,13 @@ def test_build_follows_its_own_job_to_the_end(cluster: FakeCluster, capsys: pyte
     assert "image compute was not built: disk full" in capsys.readouterr().err
 
 
-def test_build_gives_up_after_its_time(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]):
+def test_build_gives_up_after_its_time(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     cluster.answer(Service.IMAGE_BUILDER, "build", m.BuildRequest, m.BuildReply(job="j1"))
     assert cluster.shoal("image", "build", "compute", "--wait", "--timeout", "0.05") == 1
     assert "was not built within 0 s" in capsys.readouterr().err
 
 
-def test_register_counts_up_in_the_order_of_first_requests(cluster: FakeCluster):
+def test_register_counts_up_in_the_order_of_first_requests(cluster: FakeCluster) -> None:
     machines = [
         m.Machine(mac=f"52:54:00:00:00:{n:02x}", first_seen=NOW - timedelta(minutes=n), last_seen=NOW) for n in (1, 2)
     ]
@@ -328,7 +332,7 @@ def test_register_counts_up_in_the_order_of_first_requests(cluster: FakeCluster)
     assert cluster.shoal("discovered", "register", "n001", "--address", "10.77.0.20", "--mac", "52-54-00-00-00-01") == 2
 
 
-def test_lists_of_modules_sessions_machines(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]):
+def test_lists_of_modules_sessions_machines(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     info = m.ModuleInfo(name="core", version="1.0.3", flavor="bookworm", sha256="a" * 64, size=90_000_000, packages=212)
     cluster.answer(Service.IMAGE_BUILDER, "modules", m.Empty, m.ModulesReply(modules=[info]))
     assert cluster.shoal("module", "list") == 0
@@ -348,7 +352,7 @@ def test_lists_of_modules_sessions_machines(cluster: FakeCluster, capsys: pytest
 
 def test_without_a_cluster_it_says_how_to_name_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     monkeypatch.delenv("SHOAL_NATS", raising=False)
     monkeypatch.setenv("SHOAL_STATE", str(tmp_path))
     assert run(["node", "list"]) == 2
@@ -359,7 +363,9 @@ def test_without_a_cluster_it_says_how_to_name_one(
     assert run(["node", "--help"]) == 0
 
 
-def test_a_bus_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_a_bus_that_is_not_there_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("shoal_cli.session._CONNECT_SECONDS", 0.2)
     assert run(["--nats", "nats://127.0.0.1:1", "node", "list"]) == 1
     error = capsys.readouterr().err
@@ -368,7 +374,7 @@ def test_a_bus_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[s
     assert error.count("\n") == 1
 
 
-def test_a_bug_is_told_without_a_traceback(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]):
+def test_a_bug_is_told_without_a_traceback(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     async def broken(bus: Bus) -> None:
         raise KeyError("deep inside")
 

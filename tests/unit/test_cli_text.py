@@ -24,7 +24,7 @@ GROUPS = {"*": ["n001", "n002", "n003"], "compute": ["n001", "n002"]}
         ("<<: 1", {"<<": "1"}),
     ],
 )
-def test_scalars_stay_as_they_are_written(text: str, data: object):
+def test_scalars_stay_as_they_are_written(text: str, data: object) -> None:
     assert documents.parse_map(text) == data
 
 
@@ -43,14 +43,14 @@ def test_scalars_stay_as_they_are_written(text: str, data: object):
         ("a: \x00", "control characters are not allowed"),
     ],
 )
-def test_what_is_no_document_is_refused_with_its_place(text: str, complaint: str):
+def test_what_is_no_document_is_refused_with_its_place(text: str, complaint: str) -> None:
     with pytest.raises(documents.DocumentError) as caught:
         documents.parse_map(text)
     assert complaint in str(caught.value)
 
 
 @given(st.text())
-def test_any_text_is_a_document_or_an_error(text: str):
+def test_any_text_is_a_document_or_an_error(text: str) -> None:
     with contextlib.suppress(documents.DocumentError):
         assert isinstance(documents.parse_map(text), dict)
 
@@ -68,19 +68,19 @@ def test_any_text_is_a_document_or_an_error(text: str):
         ),
     ],
 )
-def test_assignments(assignments: list[str], data: object):
+def test_assignments(assignments: list[str], data: object) -> None:
     assert fields.parse(assignments) == data
 
 
 @pytest.mark.parametrize(
     "wrong", [["image"], ["=1"], ["a..b=1"], ["a b=1"], ["a=1", "a=2"], ["rootfs=[a"], ["a\x1b=1"]]
 )
-def test_what_is_no_assignment_is_refused(wrong: list[str]):
+def test_what_is_no_assignment_is_refused(wrong: list[str]) -> None:
     with pytest.raises(fields.FieldError):
         fields.parse(wrong)
 
 
-def test_merging_goes_down_and_takes_away_and_leaves_the_original():
+def test_merging_goes_down_and_takes_away_and_leaves_the_original() -> None:
     record = {"image": "a", "boot": {"loader": "ipxe", "parameters": "x"}}
     changes = {"boot.loader": None, "boot.style": "roram", "properties.rack": "r1", "image": None}
     assert fields.merge(record, changes) == {
@@ -90,12 +90,12 @@ def test_merging_goes_down_and_takes_away_and_leaves_the_original():
     assert record == {"image": "a", "boot": {"loader": "ipxe", "parameters": "x"}}
 
 
-def test_a_key_that_leads_through_a_value_is_refused():
+def test_a_key_that_leads_through_a_value_is_refused() -> None:
     with pytest.raises(fields.FieldError, match="'image', which holds a value"):
         fields.merge({"image": "a"}, {"image.name": "b"})
 
 
-def test_flatten_is_what_parse_reads():
+def test_flatten_is_what_parse_reads() -> None:
     record = {"boot": {"parameters": "x"}, "rootfs": ["a"], "properties": {}}
     assert fields.flatten(record) == {"boot.parameters": "x", "rootfs": ["a"], "properties": {}}
 
@@ -111,7 +111,7 @@ def test_flatten_is_what_parse_reads():
         ("a,b,a", ["a", "b"]),
     ],
 )
-def test_node_sets(text: str, nodes: list[str]):
+def test_node_sets(text: str, nodes: list[str]) -> None:
     assert nodesets.expand(text, GROUPS) == nodes
 
 
@@ -129,17 +129,17 @@ def test_node_sets(text: str, nodes: list[str]):
         ("n\x1b[31m", "not a"),
     ],
 )
-def test_what_is_no_node_set_is_refused(text: str, complaint: str):
+def test_what_is_no_node_set_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(nodesets.NodeSetError, match=complaint):
         nodesets.expand(text, GROUPS)
 
 
-def test_folding():
+def test_folding() -> None:
     assert nodesets.fold(["n003", "n001", "n002", "x"]) == "n[001-003],x"
 
 
 @given(st.text())
-def test_safe_text_is_printable_and_one_line(text: str):
+def test_safe_text_is_printable_and_one_line(text: str) -> None:
     assert terminal.safe(text).isprintable()
 
 
@@ -153,25 +153,25 @@ def test_safe_text_is_printable_and_one_line(text: str):
         ("\u202eevil", "\\u202eevil"),
     ],
 )
-def test_control_characters_are_shown_not_obeyed(text: str, shown: str):
+def test_control_characters_are_shown_not_obeyed(text: str, shown: str) -> None:
     assert terminal.safe(text) == shown
 
 
-def test_lines_keep_tabs_and_drop_carriage_returns():
+def test_lines_keep_tabs_and_drop_carriage_returns() -> None:
     assert terminal.safe_lines("a\tb\r\n\x1b]0;x\x07\n") == ["a\tb", "\\x1b]0;x\\x07"]
     assert terminal.safe_lines("") == []
 
 
-def test_a_table_is_aligned_and_never_cut():
+def test_a_table_is_aligned_and_never_cut() -> None:
     assert terminal.table(["a", "b"], [["x", "y" * 300], ["日本", "z"]]) == ["a     b", f"x     {'y' * 300}", "日本  z"]
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (27_400_000, "27.4 MB"), (10**12, "1.0 TB")])
-def test_sizes(count: int, text: str):
+def test_sizes(count: int, text: str) -> None:
     assert terminal.size(count) == text
 
 
-def test_data_round_trips_through_yaml():
+def test_data_round_trips_through_yaml() -> None:
     record = {"version": "1.10", "boot": True, "name": "ü\x1b", "list": ["a: b"]}
     text = terminal.to_yaml(record)
     assert "\x1b" not in text

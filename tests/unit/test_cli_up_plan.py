@@ -10,7 +10,7 @@ from shoal_model.subjects import Service
 HEAD = plan.Head("br0", "10.77.0.1", Path("/var/lib/shoal"))
 
 
-def test_the_bus_listens_on_the_boot_network_alone_and_syncs_every_write():
+def test_the_bus_listens_on_the_boot_network_alone_and_syncs_every_write() -> None:
     assert plan.nats_config(HEAD, 'head.example "x') == (
         "# Written by `shoal up` at each start; changes are lost.\n"
         'server_name: "shoal-head-example--x"\n'
@@ -28,7 +28,7 @@ def test_the_bus_listens_on_the_boot_network_alone_and_syncs_every_write():
     )
 
 
-def test_every_service_runs_once_with_the_operators_settings_and_the_heads_on_top():
+def test_every_service_runs_once_with_the_operators_settings_and_the_heads_on_top() -> None:
     programs = plan.services(HEAD, Path("/venv/bin"), {"SHOAL_STORE": "/big", "SHOAL_NATS": "nats://elsewhere:1"})
     assert [program.argv for program in programs] == [(f"/venv/bin/shoal-{service}",) for service in Service]
     assert len({program.health for program in programs}) == len(programs)
@@ -41,7 +41,7 @@ def test_every_service_runs_once_with_the_operators_settings_and_the_heads_on_to
 @pytest.mark.parametrize(
     ("failures", "shortest", "longest"), [(1, 0.25, 0.5), (2, 0.5, 1.0), (4, 2.0, 4.0), (7, 15, 30), (10**6, 15, 30)]
 )
-def test_starts_back_off_spread_and_capped(failures: int, shortest: float, longest: float):
+def test_starts_back_off_spread_and_capped(failures: int, shortest: float, longest: float) -> None:
     assert plan.backoff(failures, 0.0) == shortest
     assert plan.backoff(failures, 1.0) == longest
 
@@ -50,7 +50,7 @@ def test_starts_back_off_spread_and_capped(failures: int, shortest: float, longe
     ("answer", "version"),
     [("nats-server: v2.15.1\n", (2, 15)), ("nats-server: v2.9.10", (2, 9)), ("", None), ("command not found", None)],
 )
-def test_versions(answer: str, version: object):
+def test_versions(answer: str, version: object) -> None:
     assert plan.version_of(answer) == version
 
 
@@ -68,7 +68,7 @@ def document(**network: object) -> dict[str, object]:
         (["10.0.0.1"], {"networks": "nonsense"}, "10.0.0.1"),
     ],
 )
-def test_the_heads_address(addresses: list[str], given: dict[str, object] | None, chosen: str):
+def test_the_heads_address(addresses: list[str], given: dict[str, object] | None, chosen: str) -> None:
     assert plan.address_for("eth1", addresses, given) == chosen
 
 
@@ -80,6 +80,8 @@ def test_the_heads_address(addresses: list[str], given: dict[str, object] | None
         (["10.0.0.1"], document(boot="yes", head="10.77"), "networks.boot.head"),
     ],
 )
-def test_a_head_that_cannot_be_there_is_refused(addresses: list[str], given: dict[str, object] | None, complaint: str):
+def test_a_head_that_cannot_be_there_is_refused(
+    addresses: list[str], given: dict[str, object] | None, complaint: str
+) -> None:
     with pytest.raises(plan.CannotStart, match=complaint):
         plan.address_for("eth1", addresses, given)
