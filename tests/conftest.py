@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from lab.nats_server import NatsServer
 
+from lab.nats_server import NatsServer
 from shoal_bus.nats import NatsBus
 
 

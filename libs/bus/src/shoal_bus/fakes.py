@@ -273,7 +273,8 @@ class MemoryBus:
     async def _events(
         self, subject: str, message: type[M], since: int | None
     ) -> AsyncIterator[AsyncIterator[tuple[int, str, M]]]:
-        start = len(self._broker.events) if since is None or since > len(self._broker.events) else since
+        end = len(self._broker.events)
+        start = end if since is None else since if since <= end else 0
         async with aclosing(self._follow(subject, message, start)) as events:
             yield events
 
@@ -316,9 +317,14 @@ class MemoryBus:
             free.free_at = loop.time() + streams.JOB_SILENCE
             content = self._fitting(free.subject, free.body, message)
             if content is None or free.attempts > streams.JOB_ATTEMPTS:
-                del self._broker.jobs[free.subject]
+                self._give_up(free)
                 continue
             yield self._job(free, content)
+
+    def _give_up(self, job: _Waiting) -> None:
+        self._counts["jobs_given_up"] += 1
+        log.error("bus.job_given_up subject=%s", job.subject)
+        self._broker.jobs.pop(job.subject, None)
 
     async def _wait_for_jobs(self, until: float | None) -> None:
         left = None if until is None else max(until - asyncio.get_running_loop().time(), 0.0)
@@ -336,7 +342,7 @@ class MemoryBus:
 
         async def again(seconds: float) -> None:
             if attempt >= streams.JOB_ATTEMPTS:
-                await done()
+                self._give_up(job)
                 return
             job.free_at = loop.time() + seconds
             await self._broker.tell()
@@ -359,6 +365,7 @@ class MemoryBus:
 
     async def close(self) -> None:
         await self.drain()
+        self.connected = False
 
     def _listen(self, pattern: str, queue: str | None, receive: Callable[[str, bytes], Awaitable[bytes]]) -> _Listener:
         listener = _Listener(self._broker, pattern, queue, receive)

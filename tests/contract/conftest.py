@@ -1,0 +1,40 @@
+"""The bus in both its forms: what holds for one must hold for the other."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from lab.nats_server import NatsServer
+from shoal_bus.api import Bus
+from shoal_bus.fakes import MemoryBus
+from shoal_bus.nats import NatsBus
+
+Clients = Callable[[], Awaitable[Bus]]
+
+
+@pytest.fixture(params=["memory", "nats"])
+def bus_kind(request: pytest.FixtureRequest) -> MemoryBus | NatsServer:
+    """What clients connect to."""
+    if request.param == "memory":
+        return MemoryBus()
+    server = request.getfixturevalue("nats_server")
+    assert isinstance(server, NatsServer)
+    return server
+
+
+@pytest.fixture
+async def clients(bus_kind: MemoryBus | NatsServer) -> AsyncIterator[Clients]:
+    """Makes participants of one bus, prepared."""
+    made: list[Bus] = []
+
+    async def client() -> Bus:
+        if isinstance(bus_kind, MemoryBus):
+            made.append(bus_kind.client())
+        else:
+            made.append(await NatsBus.connect([bus_kind.url], name="test", timeout=10))
+        await made[-1].prepare()
+        return made[-1]
+
+    yield client
+    for bus in made:
+        await bus.close()
