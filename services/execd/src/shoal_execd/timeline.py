@@ -5,10 +5,12 @@ Messages are maps made by hand: nodes carry no pydantic. Contract tests hold the
 
 import asyncio
 import contextlib
+import hashlib
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Protocol
 
+from shoal_bus import codec
 from shoal_bus.errors import BusError
 from shoal_execd import clock
 from shoal_execd.journal import Journal
@@ -44,6 +46,11 @@ class Link(Protocol):
     async def publish(self, subject: str, message: Mapping[str, Any], /, timeout: float = 5.0) -> None:
         """Send to whoever listens; raises BusError."""
 
+    async def publish_raw(
+        self, subject: str, body: bytes, /, headers: Mapping[str, str] | None = None, *, timeout: float = 5.0
+    ) -> None:
+        """The same with a packed body, and headers."""
+
     async def request(self, subject: str, message: Mapping[str, Any], /, timeout: float = 5.0) -> Message:
         """Ask and wait for the answer; raises BusError."""
 
@@ -64,6 +71,7 @@ class Timeline:
         self.boot = boot
         self.journal = journal
         self._waiting = deque(waiting or [], maxlen=_KEPT)
+        self._lines: list[str] = []
         self._last = (Stage.STAGE1_START, OK)
         self._wake = asyncio.Event()
 
@@ -105,10 +113,11 @@ class Timeline:
 
     def rest(self) -> list[tuple[str, Message]]:
         """What has not reached the head yet, log lines included, for the next stage to deliver."""
-        while lines := self.journal.batch():
+        while lines := self._lines or self.journal.batch():
             message = self.journal.message(self.node, self.boot, lines)
             self._waiting.append((subjects.node_log(self.node), message))
             self.journal.taken(lines)
+            self._lines = []
         return list(self._waiting)
 
     async def deliver(self, link: Link) -> None:
@@ -162,13 +171,14 @@ class Timeline:
             if not link.connected:
                 return False
             messages = list(self._waiting)
-            lines = self.journal.batch()
+            # The same lines until the server has them: a second sending must be the same to the last byte.
+            lines = self._lines = self._lines or self.journal.batch()
             try:
                 for subject, message in messages:
-                    await link.publish(subject, message)
+                    await _send(link, subject, message)
                 if lines:
                     text = self.journal.message(self.node, self.boot, lines)
-                    await link.publish(subjects.node_log(self.node), text)
+                    await _send(link, subjects.node_log(self.node), text)
                 await link.flush(_FLUSH)
             except BusError:
                 return False
@@ -177,4 +187,11 @@ class Timeline:
                     self._waiting.popleft()
             if lines:
                 self.journal.taken(lines)
+                self._lines = []
         return True
+
+
+async def _send(link: Link, subject: str, message: Message) -> None:
+    """Publish a message under an id made of its content: sent twice, the stream keeps it once."""
+    body = codec.pack(message)
+    await link.publish_raw(subject, body, {"Nats-Msg-Id": hashlib.sha256(body).hexdigest()[:32]})

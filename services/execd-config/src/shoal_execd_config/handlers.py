@@ -1,0 +1,117 @@
+"""Messages in, options out. What a node is to be is decided in `options`, nowhere else."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from aiohttp import web
+from structlog.stdlib import BoundLogger
+
+from shoal_bus.api import Bus, Endpoint
+from shoal_bus.errors import BusError, Conflict, Invalid, NotFound
+from shoal_execd_config.archive_source import archive
+from shoal_execd_config.delivery import content_of, fitted
+from shoal_execd_config.options import node_options
+from shoal_execd_config.preview import ArchiveProblem, NamedArchive, preview
+from shoal_model import names, subjects
+from shoal_model.messages import AnnounceReply, AnnounceRequest, NodeOptions, PreviewReply, PreviewRequest
+from shoal_model.records import Kind
+from shoal_model.resolve import Snapshot, Unresolvable
+from shoal_model.subjects import Service
+from shoal_service.store import BlobStore
+
+_SETTLE = 0.2
+_PREVIEWS = 4
+
+
+class Options:
+    """Answers announcements and previews, and sends nodes their options anew when records change them."""
+
+    def __init__(self, bus: Bus, snapshot: Callable[[], Snapshot], store: BlobStore, log: BoundLogger) -> None:
+        self._bus = bus
+        self._snapshot = snapshot
+        self._store = store
+        self._log = log
+        self._sent: dict[str, str] = {}
+        self._changed = asyncio.Event()
+        self._previews = asyncio.Semaphore(_PREVIEWS)
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """What the service listens to."""
+        return [
+            Endpoint(subjects.rpc_of_every_node(Service.EXECD_CONFIG, "announce"), AnnounceRequest, self.announce),
+            Endpoint(subjects.rpc(Service.EXECD_CONFIG, "preview"), PreviewRequest, self.preview),
+        ]
+
+    async def announce(self, subject: str, request: AnnounceRequest) -> AnnounceReply:
+        """`rpc.execd-config.v1.announce.<node>`: send the node its options."""
+        node = subjects.node_in(subject)
+        options = self._options(node)
+        await self._send(options)
+        self._log.info("options.announced", node=node, boot=request.boot, generation=options.generation[:12])
+        return AnnounceReply(generation=options.generation)
+
+    async def preview(self, _: str, request: PreviewRequest) -> PreviewReply:
+        """`rpc.execd-config.v1.preview`: what the node would get now."""
+        options = self._options(request.node)
+        elsewhere = options.sources[1:]  # every door but our own, which has no archives
+        async with self._previews, AsyncExitStack() as opened:
+            archives = [
+                NamedArchive(each.name, await opened.enter_async_context(archive(self._store, each.archive, elsewhere)))
+                for each in options.archives
+            ]
+            try:
+                return await asyncio.to_thread(preview, options, archives)
+            except ArchiveProblem as error:
+                raise Invalid(str(error)) from error
+
+    async def blob(self, request: web.Request) -> web.Response:
+        """`GET /blobs/<sha256>?node=<id>`: a content of this node's options, worked out anew: nothing is kept."""
+        try:
+            digest = names.digest(request.match_info["digest"])
+            options = self._options(names.name(request.query.get("node", "")))
+        except (ValueError, BusError) as error:
+            raise web.HTTPNotFound(text=f"{error}\n") from None
+        content = content_of(options, digest)
+        if content is None:
+            raise web.HTTPNotFound(text=f"the options of {options.node} hold no content {digest}\n")
+        return web.Response(body=content, content_type="application/octet-stream")
+
+    def record_changed(self, kind: Kind, name: str) -> None:
+        """A record is another one now: see to the nodes that it may concern."""
+        if kind == Kind.NODE and name not in self._snapshot().cluster.nodes:
+            self._sent.pop(name, None)
+        self._changed.set()
+
+    async def keep_current(self) -> None:
+        """Send each node that announced itself its options again whenever they become others. For ever."""
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(_SETTLE)  # a change of many records is one
+            self._changed.clear()
+            for node, generation in list(self._sent.items()):
+                await self._send_if_other(node, generation)
+
+    async def _send_if_other(self, node: str, generation: str) -> None:
+        try:
+            options = self._options(node)
+            if options.generation != generation:
+                await self._send(options)
+                self._log.info("options.changed", node=node, generation=options.generation[:12])
+        except BusError as error:
+            self._log.warning("options.unsent", node=node, error=str(error))
+
+    def _options(self, node: str) -> NodeOptions:
+        """The node's options as the records are now. Raises NotFound or Conflict."""
+        snapshot = self._snapshot()
+        if node not in snapshot.cluster.nodes:
+            raise NotFound(f"there is no node {node!r}: `shoal node list` shows those there are")
+        try:
+            return node_options(snapshot, node)
+        except Unresolvable as error:
+            raise Conflict(str(error)) from error
+
+    async def _send(self, options: NodeOptions) -> None:
+        await self._bus.publish(subjects.node_topic(options.node, "options"), fitted(options))
+        self._sent[options.node] = options.generation

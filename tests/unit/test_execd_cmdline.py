@@ -1,0 +1,74 @@
+"""The kernel command line: what is read from it, and what each mistake is called."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal_execd.cmdline import Address, CommandLineError, flag, parse, words
+
+GOOD = (
+    "BOOT_IMAGE=shoal/images/compute/kernel shoal.nats=nats://10.77.0.1:4222 shoal.node=n001 "
+    "shoal.boot=0123456789abcdef shoal.time=1763600000 ip=10.77.0.11::10.77.0.254:255.255.255.0:login:: "
+    "BOOTIF=01-52-54-00-77-00-11 console=ttyS0\n"
+)
+
+
+def test_a_rendered_command_line() -> None:
+    line = parse(GOOD)
+    assert line.nats == ("nats://10.77.0.1:4222",)
+    assert line.head == "10.77.0.1"
+    assert (line.node, line.boot, line.time) == ("n001", "0123456789abcdef", 1763600000)
+    assert line.ip == Address("10.77.0.11", 24, "10.77.0.254", "login")
+    assert line.mac == "52:54:00:77:00:11"
+    assert not line.early_shell
+    assert not line.debug
+
+
+def test_flags_lists_and_what_may_be_left_out() -> None:
+    text = GOOD.replace(":10.77.0.254:", "::").replace("shoal.time=1763600000 ", "") + " early-shell debug"
+    text = text.replace("nats://10.77.0.1:4222", "nats://10.77.0.1:4222,nats://10.77.0.2")
+    line = parse(text)
+    assert line.ip.gateway is None
+    assert line.time is None
+    assert line.early_shell
+    assert line.debug
+    assert line.nats == ("nats://10.77.0.1:4222", "nats://10.77.0.2")
+
+
+def test_a_flag_is_seen_however_broken_the_rest_is() -> None:
+    assert flag("nonsense debug", "debug")
+    assert not flag("debugger xdebug=1 'debug '", "early-shell")
+
+
+def test_double_quotes_keep_spaces_together() -> None:
+    assert words('a="b c" d "e f=g"') == ["a=b c", "d", "e f=g"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("shoal.nats=nats://10.77.0.1:4222", "", "shoal.nats="),
+        ("nats://10.77.0.1:4222", "http://10.77.0.1", "shoal.nats="),
+        ("nats://10.77.0.1:4222", "nats://10.77.0.1:99999", "shoal.nats="),
+        ("nats://10.77.0.1:4222", ",", "shoal.nats="),
+        ("shoal.node=n001", "shoal.node=../n001", "shoal.node="),
+        ("shoal.node=n001", "", "shoal.node="),
+        ("shoal.boot=0123456789abcdef", "shoal.boot=xyz", "shoal.boot="),
+        ("shoal.time=1763600000", "shoal.time=-5", "shoal.time="),
+        ("ip=10.77.0.11::", "ip=10.77.0::", "ip="),
+        ("255.255.255.0", "255.0.255.0", "ip="),
+        ("ip=10.77.0.11::10.77.0.254:255.255.255.0:login::", "ip=dhcp", "ip="),
+        ("BOOTIF=01-52-54-00-77-00-11", "BOOTIF=52:54:00:77:00:11", "BOOTIF="),
+        ("BOOTIF=01-52-54-00-77-00-11", "BOOTIF=01-52-54-00-77-00", "BOOTIF="),
+        ("BOOTIF=01-52-54-00-77-00-11", "", "BOOTIF="),
+    ],
+)
+def test_each_mistake_is_named(old: str, new: str, named: str) -> None:
+    with pytest.raises(CommandLineError, match=named.replace(".", r"\.")):
+        parse(GOOD.replace(old, new))
+
+
+@given(st.text())
+def test_nothing_but_a_clear_error_comes_of_garbage(text: str) -> None:
+    with pytest.raises(CommandLineError):
+        parse(text)
