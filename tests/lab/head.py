@@ -76,9 +76,19 @@ class Head:
             capture_output=True,
             text=True,
             timeout=timeout,
-            env={**os.environ, **self._env},
+            env=self.environment,
             check=False,
         )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment in which commands find this head."""
+        return {**os.environ, **self._env}
+
+    @property
+    def nats(self) -> str:
+        """Where its bus is."""
+        return (self.state / "context.yaml").read_text().splitlines()[-1].removeprefix("nats: ")
 
     def tail(self, lines: int = 40) -> str:
         """The end of what it said."""

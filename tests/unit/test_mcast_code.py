@@ -41,7 +41,7 @@ def test_lost_symbols_come_back(count: int, seed: int, data: st.DataObject) -> N
     known = [0 if position in lost else symbol for position, symbol in enumerate(symbols)]
     density = code.density_for(len(lost))
     repairs: dict[int, bytes] = {}
-    rank, solved = 0, {}
+    rank, solved = 0, dict[int, int]()
     for counter in range(20 * len(lost) + 400):
         number = code.seed_of(counter, density)
         repairs[number] = code.encode(3, number, symbols).to_bytes(64, "little")

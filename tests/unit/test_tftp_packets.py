@@ -149,6 +149,11 @@ def test_a_window_of_large_blocks_is_bounded_in_bytes():
     assert negotiate({"blksize": "65464", "windowsize": "64"}, 1, Limits()).window == 4
 
 
+def test_the_size_of_an_empty_file_is_not_told():
+    """curl refuses an OACK with tsize=0, and then does not fetch the file."""
+    assert negotiate({"tsize": "0", "blksize": "512"}, 0, Limits()).granted == {"blksize": "512"}
+
+
 def test_what_was_not_asked_for_holds_by_default():
     assert negotiate({}, 1, Limits()) == Negotiated(512, 1, None, {})
 

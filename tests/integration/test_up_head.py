@@ -1,0 +1,196 @@
+"""`shoal up` with the real services, and the command line against it, in a namespace of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.head import SHOAL, Head
+from lab.net import Lan
+from lab.space import Namespace, run
+from shoal_model.subjects import Service
+
+pytestmark = pytest.mark.integration
+
+CLUSTER = """\
+networks:
+  boot: {cidr: 10.77.0.0/24, head: 10.77.0.1, boot: true}
+boot_configs:
+  verbose: {parameters: debug console=ttyS0}
+templates:
+  compute: {boot: {config: verbose}}
+nodes:
+  n001: {mac: 52:54:00:77:00:11, address: 10.77.0.11, template: compute}
+  n002: {mac: 52:54:00:77:00:12, address: 10.77.0.12, template: compute}
+"""
+
+
+@pytest.fixture(scope="module")
+def space() -> Iterator[Namespace]:
+    with Namespace() as space:
+        Lan(space, "br0", "10.77.0.1/24")
+        yield space
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("config") / "cluster.yaml"
+    file.write_text(CLUSTER)
+    return file
+
+
+@pytest.fixture(scope="module")
+def head(space: Namespace, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    with Head(space, "br0", tmp_path_factory.mktemp("head") / "state").start("--config", str(config)) as head:
+        wait_for(lambda: "4 records added" in head.log.read_text(), head)
+        yield head
+
+
+def wait_for(true: object, head: Head, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < deadline, head.tail()
+        time.sleep(0.1)
+
+
+def processes(head: Head) -> dict[str, int]:
+    """The programs of a head by name, from inside its namespace: process ids as they are there."""
+    listing = run(head.space, "ps", "-e", "-o", "pid=,args=")
+    rows = [line.split(None, 1) for line in listing.splitlines() if str(SHOAL.parent) in line]
+    return {
+        next(
+            (Path(word).name for word in args.split()[:2][::-1] if Path(word).name.startswith(("shoal-", "nats-"))), ""
+        ): int(pid)
+        for pid, args in rows
+    }
+
+
+def test_everything_runs_and_the_configuration_is_applied(head: Head) -> None:
+    assert set(processes(head)) >= {"nats-server", *(f"shoal-{service}" for service in Service)}
+    assert "n002  n002       10.77.0.12  52:54:00:77:00:12  compute" in head.shoal("node", "list")
+
+
+def test_the_bus_listens_in_the_boot_network_alone(head: Head) -> None:
+    listening = run(head.space, "ss", "-Hltn")
+    addresses = {line.split()[3] for line in listening.splitlines()}
+    assert {"10.77.0.1:4222", "127.0.0.1:8222"} <= addresses
+    assert not {address for address in addresses if address.endswith((":4222", ":8222"))} - {
+        "10.77.0.1:4222",
+        "127.0.0.1:8222",
+    }
+
+
+def test_apply_is_idempotent_and_export_gives_it_back(head: Head, config: Path) -> None:
+    assert "nothing to change" in head.shoal("apply", "-f", str(config))
+    exported = head.shoal("export")
+    assert "nothing to change" in head.shoal("apply", "-f", "-", "--prune", "-y", stdin=exported)
+    told = head.shoal("apply", "-f", "-", "--dry-run", stdin=exported.replace("10.77.0.12", "10.77.0.99"))
+    assert told == "~ node n002\n    address: 10.77.0.12 → 10.77.0.99\n1 record changed (dry run: nothing stored)\n"
+    assert head.shoal("export") == exported
+
+
+def test_records_are_added_set_shown_and_removed(head: Head) -> None:
+    head.shoal("node", "add", "n003", "mac=52:54:00:77:00:13", "address=10.77.0.13", "boot.loader=ipxe")
+    assert "boot.loader: ipxe → pxelinux" in head.shoal("node", "set", "n003", "boot.loader=pxelinux")
+    shown = json.loads(head.shoal("node", "show", "n003", "-o", "json"))["n003"]
+    loader = next(value for value in shown if value["field"] == "boot.loader")
+    assert (loader["value"], loader["source"]) == ("pxelinux", "host n003")
+    refused = head.try_shoal("node", "add", "n004", "mac=52:54:00:77:00:13", "address=10.77.0.14")
+    assert refused.returncode == 1
+    assert "52:54:00:77:00:13" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert head.try_shoal("node", "rm", "n003").returncode == 1
+    assert "1 record removed" in head.shoal("node", "rm", "n003", "-y")
+    assert "n003" not in head.shoal("node", "list")
+
+
+def test_a_template_in_use_stays(head: Head) -> None:
+    refused = head.try_shoal("template", "rm", "compute", "-y")
+    assert refused.returncode == 1
+    assert "n001" in refused.stderr
+
+
+def test_a_node_that_never_booted(head: Head) -> None:
+    why = head.try_shoal("boot", "why", "n001")
+    assert why.returncode == 1
+    assert "never asked for an address" in why.stderr
+    assert [state["state"] for state in json.loads(head.shoal("node", "status", "-o", "json"))] == ["unknown"] * 2
+    executed = head.try_shoal("exec", "n[001-002]", "--timeout", "2", "--", "true")
+    assert executed.returncode == 1
+    assert "failed on n[001-002] (2 of 2)" in executed.stderr
+
+
+def test_a_second_up_on_the_same_state_is_refused(head: Head) -> None:
+    second = head.try_shoal("up", "--interface", "br0")
+    assert second.returncode == 1
+    assert "another `shoal up`" in second.stderr
+
+
+def test_a_killed_service_and_a_killed_bus_come_back(head: Head) -> None:
+    for name in ("shoal-registry", "nats-server"):
+        before = processes(head)[name]
+        run(head.space, "kill", "-9", str(before))
+        wait_for(lambda name=name, before=before: processes(head).get(name, before) != before, head)
+    wait_for(lambda: head.try_shoal("node", "list").returncode == 0, head)
+    assert "n001" in head.shoal("node", "list")
+
+
+def test_it_drains_and_keeps_what_it_was_told(space: Namespace, tmp_path: Path) -> None:
+    with Namespace() as own:
+        Lan(own, "br0", "10.77.0.1/24")
+        head = Head(own, "br0", tmp_path / "state").start()
+        head.shoal("apply", "-f", "-", stdin=CLUSTER)
+        began = time.monotonic()
+        assert head.stop() == 0
+        assert time.monotonic() - began < 15
+        assert processes(head) == {}
+        assert "killed" not in head.log.read_text()
+        head.start()
+        assert "n002" in head.shoal("node", "list")
+        assert "stopped the head" in head.shoal("down")
+        assert head.process.process.wait(5) == 0
+        head.start()
+        head.process.signal(signal.SIGKILL)
+        wait_for(lambda: processes(head) == {}, head)
+        head.stop()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--interface", "nope0"], "no interface 'nope0'"),
+        (["--interface", "lo", "--config", "{config}"], "is 10.77.0.1, but interface lo has 127.0.0.1"),
+        (["--interface", "bare0"], "interface bare0 has no IPv4 address"),
+        (["--interface", "br0", "--config", "/nonexistent.yaml"], "cannot read /nonexistent.yaml"),
+        (["--interface", "br0", "--state", "/proc/nope"], "cannot use /proc/nope as state directory"),
+    ],
+)
+def test_what_cannot_run_is_told_in_one_sentence(
+    space: Namespace, config: Path, tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    run(space, "ip", "link", "add", "bare0", "type", "bridge", check=False)
+    told = [argument.format(config=config) for argument in arguments]
+    done = subprocess.run(
+        space.command([str(SHOAL), "up", *told]),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "SHOAL_STATE": str(tmp_path)},
+        check=False,
+    )
+    assert done.returncode == 1
+    assert complaint in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_it_is_for_root_alone(space: Namespace) -> None:
+    command = ["setpriv", "--reuid", "65534", "--clear-groups", "--", str(SHOAL), "up", "--interface", "br0"]
+    done = subprocess.run(space.command(command), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "needs root" in done.stderr
