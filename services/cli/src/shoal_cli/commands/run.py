@@ -23,6 +23,7 @@ class Outcome:
     stdout: bytes
     stderr: bytes
     error: str | None
+    cut: bool
 
 
 @click.command(
@@ -65,7 +66,7 @@ def grouped(results: Sequence[ExecResult]) -> list[tuple[Outcome, list[str]]]:
     """Nodes by equal outcome; the largest group first, failures last."""
     groups: dict[Outcome, list[str]] = {}
     for result in results:
-        outcome = Outcome(result.state, result.exit_code, result.stdout, result.stderr, result.error)
+        outcome = Outcome(result.state, result.exit_code, result.stdout, result.stderr, result.error, result.cut)
         groups.setdefault(outcome, []).append(result.node)
     good = (ExecState.SUCCESS, ExecState.ERRORS)
     return sorted(groups.items(), key=lambda item: (item[0].state not in good, -len(item[1]), item[1][0]))
@@ -82,6 +83,8 @@ def _show(outcome: Outcome, nodes: list[str]) -> None:
         out(text)
     for text in safe_lines(text_of(outcome.stderr)):
         out(click.style(text, fg="yellow"))
+    if outcome.cut:
+        note(f"the output of {nodesets.fold(nodes)} was too long for one reply: its end is missing")
 
 
 def _plain(result: ExecResult) -> dict[str, object]:
@@ -92,4 +95,5 @@ def _plain(result: ExecResult) -> dict[str, object]:
         "stdout": text_of(result.stdout),
         "stderr": text_of(result.stderr),
         "error": result.error,
+        "cut": result.cut,
     }
