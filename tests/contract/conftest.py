@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from lab.nats_proxy import NatsProxy
 from lab.nats_server import NatsServer
 from shoal_bus.api import Bus
 from shoal_bus.fakes import MemoryBus
@@ -38,3 +39,18 @@ async def clients(bus_kind: MemoryBus | NatsServer) -> AsyncIterator[Clients]:
     yield client
     for bus in made:
         await bus.close()
+
+
+@pytest.fixture
+async def proxy(nats_server: NatsServer) -> AsyncIterator[NatsProxy]:
+    async with NatsProxy(nats_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def behind(proxy: NatsProxy) -> AsyncIterator[NatsBus]:
+    """A bus on the other side of the proxy."""
+    bus = await NatsBus.connect([proxy.url], name="behind", timeout=10)
+    await bus.prepare()
+    yield bus
+    await bus.close()

@@ -160,6 +160,29 @@ async def test_stopping_finishes_the_requests_that_run(clients: Clients) -> None
         await client.call("rpc.test.v1.echo", Ask(), Told, timeout=1)
 
 
+async def test_no_request_is_lost_when_one_of_two_stops(clients: Clients) -> None:
+    staying, caller = await clients(), await clients()
+    await staying.serve("test", "1.0.0", [endpoint()])
+    going_on, answered = True, 0
+
+    async def ask() -> None:
+        nonlocal answered
+        while going_on:
+            await caller.call("rpc.test.v1.echo", Ask(text="x"), Told, timeout=2)
+            answered += 1
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(20):
+            tasks.create_task(ask())
+        for _ in range(20):
+            leaving = await clients()
+            served = await leaving.serve("test", "1.0.0", [endpoint()])
+            await asyncio.sleep(0.01)
+            await served.stop()
+        going_on = False
+    assert answered > 100
+
+
 async def test_a_drained_bus_still_asks(clients: Clients) -> None:
     server, draining = await clients(), await clients()
     await server.serve("test", "1.0.0", [endpoint()])

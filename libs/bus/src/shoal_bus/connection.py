@@ -61,7 +61,7 @@ class Listening:
         try:
             async with asyncio.timeout(_DRAIN_TIMEOUT):
                 if self._subscription is not None and self._link is not None and self._link.alive:
-                    await self._subscription.drain()  # type: ignore[no-untyped-call]
+                    await self._link.client.retire(self._subscription)
                 while self._tasks:
                     await asyncio.wait(self._tasks)
         except (nats.errors.Error, OSError) as error:

@@ -56,7 +56,20 @@ Receiver = Callable[[Message], Awaitable[None]]
 
 
 class _Client(Client):
-    """nats-py's reader dies, unseen, of a subject that is not UTF-8: whoever may publish could deafen us with one."""
+    """nats-py's, without two faults. Its reader dies, unseen, of a subject that is not UTF-8: whoever may publish could
+    deafen us with one. And the PING of its `flush()` overtakes what waits to be written: its PONG proves nothing.
+    """
+
+    async def barrier(self) -> None:
+        """Return when the server has taken all that was sent. Raises nats.errors.Error, OSError."""
+        await self._flush_pending(force_flush=True)
+        await self.flush(CONNECT_TIMEOUT)
+
+    async def retire(self, subscription: NatsSubscription) -> None:
+        """End a subscription after its last message: none that the server has sent already is lost."""
+        await self._send_unsubscribe(subscription._id)
+        await self.barrier()
+        await subscription.drain()  # type: ignore[no-untyped-call]
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
@@ -139,7 +152,7 @@ class Link:
         if reader is not None:
             reader.add_done_callback(lambda _: self._end())
         await self.subscribe(f"{self._inbox}.*", self._answered)
-        await self.client.flush(CONNECT_TIMEOUT)
+        await self.client.barrier()
 
     async def subscribe(
         self, subject: str, receive: Receiver, queue: str | None = None, *, bytes_limit: int = _PENDING_BYTES
@@ -198,7 +211,7 @@ class Link:
         """Return when the server has all that was sent. Raises Unavailable."""
         try:
             async with asyncio.timeout(timeout):
-                await self.client.flush(CONNECT_TIMEOUT)
+                await self.client.barrier()
         except (nats.errors.Error, OSError, TimeoutError) as error:
             raise Unavailable(f"the bus at {self.server} does not answer: {error}") from error
 

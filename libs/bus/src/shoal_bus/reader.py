@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import random
+import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _FORGET_AFTER = 60
 _LONGEST_PAUSE = 5.0
 _CONTROL = 100
 _PULL_ENDED = {404, 408}
+_DELIVERY = re.compile(r"\$JS\.ACK(?:\.[^.]+){2}(?:(?:\.[^.]+){2})?\.(\d+)\.(\d+)\.(\d+)\.\d+\.\d+(?:\.[^.]+)?")
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,10 @@ async def read(
             await asyncio.sleep(random.uniform(0, min(0.1 * 2 ** min(failures, 10), _LONGEST_PAUSE)))
             continue
         name, waiting = consumer["name"], int(consumer["num_pending"])
-        if not told and waiting == 0:
-            told = True
-            yield None
         try:
+            if not told and waiting == 0:
+                told = True
+                yield None
             async with aclosing(_deliveries(link, stream, name)) as deliveries:
                 async for message in deliveries:
                     failures = 0
@@ -127,7 +129,7 @@ async def _create(
 async def _delete(link: Link, stream: str, name: str) -> None:
     """Spare the server a consumer that nobody reads; if this is lost, it forgets it after a minute."""
     try:
-        await link.publish(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"")
+        await link.publish(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"", reply=link.inbox())
     except BusError:
         log.debug("bus.consumer_left stream=%s consumer=%s", stream, name)
 
@@ -204,10 +206,10 @@ async def _next(arrived: asyncio.Queue[Message | None]) -> Message:
 
 def stored(message: Message) -> Stored:
     """A delivery as its message; its numbers stand in the subject for the answer (ADR-15). Raises Broken."""
-    tokens = message.reply.split(".")
-    if tokens[:2] != ["$JS", "ACK"] or len(tokens) < 9:
+    numbers = _DELIVERY.fullmatch(message.reply)
+    if numbers is None:
         raise Broken(f"{message.reply!r} is no delivery of a stream")
-    attempt, sequence, delivery = (int(token) for token in (tokens[4:7] if len(tokens) == 9 else tokens[6:9]))
+    attempt, sequence, delivery = map(int, numbers.groups())
     return Stored(sequence, delivery, attempt, message.subject, message.data, message.headers or {}, message.reply)
 
 
