@@ -9,6 +9,7 @@ import mmap
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 from shoal_mcast.geometry import Geometry
 
@@ -33,7 +34,7 @@ class ImageFile:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, target: Path | int, geometry: Geometry, hashes: Sequence[str]) -> Iterator["ImageFile"]:
+    def open(cls, target: Path | int, geometry: Geometry, hashes: Sequence[str]) -> Iterator[Self]:
         """Map a file (a path, or an open descriptor) at the image's size; it must not be a pipe or a device.
 
         Raises OSError (ENOSPC) now rather than a signal later, if the file system has no room for the image.

@@ -99,3 +99,8 @@ def gro_size(ancillary: list[tuple[int, int, bytes]], length: int) -> int:
         if level == socket.IPPROTO_UDP and kind == UDP_GRO and len(value) >= 4:
             return int.from_bytes(value[:4], "little") or length
     return length
+
+
+def set_segmentation(udp: socket.socket, segment: int) -> None:
+    """Have the kernel cut what is sent at once into datagrams of `segment` bytes (Linux 4.18); 0: not to."""
+    udp.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, segment)

@@ -56,6 +56,11 @@ class Peers:
         """A receiver left."""
         self._peers.pop(receiver, None)
 
+    def complete(self, receiver: int) -> None:
+        """A receiver has the image."""
+        if receiver in self._peers:
+            self._peers[receiver].complete = True
+
     def heard(self, receiver: int, address: str, now: float) -> Peer | None:
         """The receiver that a datagram is from: None unless it comes from its own address. The lost come back."""
         peer = self._peers.get(receiver)

@@ -191,7 +191,7 @@ class Receiver:
         self.heard_at = now
         match message:
             case Beacon():
-                self.state = message.state
+                self.state, self.ended = message.state, False
                 if now >= self._progress_at:
                     self._progress_at = now + message.interval / 1000
                     progress = Progress(self.session, self.id, message.sent, self._received, self._window)

@@ -96,10 +96,15 @@ class Sender:
     def add(self, receiver: int, address: str, now: float) -> None:
         """A receiver joined: its reports will come from this address under this id."""
         self._peers.add(receiver, address, now)
+        self._farewells = _FAREWELLS
 
     def remove(self, receiver: int) -> None:
         """A receiver left, or wants nothing any more."""
         self._peers.remove(receiver)
+
+    def complete(self, receiver: int) -> None:
+        """A receiver has the image, as was learnt by another way than its own report."""
+        self._peers.complete(receiver)
 
     def start(self) -> None:
         """Begin the pass; until then there are beacons alone."""
@@ -210,7 +215,6 @@ class Sender:
                 self._rate.observe(delivered, self._symbols)
 
     def _beacon(self, now: float) -> None:
-        self._farewells = _FAREWELLS
         self._beacon_at = now + (_BEACON_SENDING if self._started else _BEACON_GATHERING)
         state = State.SENDING if self._started else State.GATHERING
         interval = min(int(self._interval * 1000), 0xFFFF)
