@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -47,13 +48,13 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def head(space: Namespace, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     with Head(space, "br0", tmp_path_factory.mktemp("head") / "state").start("--config", str(config)) as head:
-        wait_for(lambda: "4 records added" in head.log.read_text(), head)
+        wait_for(lambda: "5 records added" in head.log.read_text(), head)
         yield head
 
 
-def wait_for(true: object, head: Head, seconds: float = 30) -> None:
+def wait_for(true: Callable[[], bool], head: Head, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
-    while not true():  # type: ignore[operator]
+    while not true():
         assert time.monotonic() < deadline, head.tail()
         time.sleep(0.1)
 
@@ -135,9 +136,13 @@ def test_a_killed_service_and_a_killed_bus_come_back(head: Head) -> None:
     for name in ("shoal-registry", "nats-server"):
         before = processes(head)[name]
         run(head.space, "kill", "-9", str(before))
-        wait_for(lambda name=name, before=before: processes(head).get(name, before) != before, head)
+        wait_for(partial(restarted, head, name, before), head)
     wait_for(lambda: head.try_shoal("node", "list").returncode == 0, head)
     assert "n001" in head.shoal("node", "list")
+
+
+def restarted(head: Head, name: str, before: int) -> bool:
+    return processes(head).get(name, before) != before
 
 
 def test_it_drains_and_keeps_what_it_was_told(space: Namespace, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ class Head:
 
     def start(self, *arguments: str, timeout: float = 90.0) -> Self:
         """Run it and return when it says `ready`. Raises LabError with what it said if it does not in time."""
+        self.stop()
         self.state.mkdir(parents=True, exist_ok=True)
         argv = [str(SHOAL), "up", "--interface", self.interface, "--state", str(self.state), *arguments]
         with self.log.open("wb") as log:
