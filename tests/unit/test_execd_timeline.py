@@ -20,6 +20,7 @@ class FakeLink:
         self.connected = True
         self.stored: list[tuple[str, dict[str, Any], str]] = []
         self.flushes_that_fail = 0
+        self.arrived = asyncio.Event()
         self._buffer: list[tuple[str, dict[str, Any], str]] = []
 
     async def publish(self, subject: str, message: Mapping[str, Any], /, timeout: float = 5.0) -> None:
@@ -42,6 +43,7 @@ class FakeLink:
             raise Unavailable("the connection broke")
         self.stored += self._buffer
         self._buffer = []
+        self.arrived.set()
 
     @property
     def stages(self) -> list[str]:
@@ -100,18 +102,21 @@ async def test_the_courier_delivers_what_is_noted_while_it_runs() -> None:
     link, line = FakeLink(), timeline()
     async with asyncio.timeout(5), line.carried(link, 1.0):
         line.event(Stage.IMAGE_SOURCE)
-        while not link.stages:
-            await asyncio.sleep(0)
+        await link.arrived.wait()
         line.event(Stage.IMAGE_RECEIVED)
     assert link.stages == ["image.source", "image.received"]
 
 
 async def test_an_error_inside_is_told_once_and_raised() -> None:
     link, line = FakeLink(), timeline()
-    with pytest.raises(ExceptionGroup):
+
+    async def stage() -> None:
         async with line.carried(link, 1.0):
             with line.attempt(Stage.UNION_MOUNTED):
                 raise OSError("no such device")
+
+    with pytest.raises(ExceptionGroup):
+        await stage()
     told = [message for subject, message, _ in link.stored if subject.startswith("evt.boot.")]
     assert [(event["stage"], event["status"], event["reason"]) for event in told] == [
         ("union.mounted", "failed", "OSError: no such device")

@@ -70,7 +70,6 @@ class Slot:
         self._path.unlink(missing_ok=True)
         self._make_room(manifest.size)
         image = self._opened.enter_context(Image.open(self._path, manifest.geometry, manifest.blocks))
-        assert isinstance(image, Image)  # Image.open is typed for its parent
         self._manifest, self._image = manifest, image
         return image
 
