@@ -50,8 +50,8 @@ def negotiate(options: Mapping[str, str], size: int | None, limits: Limits) -> N
         granted["timeout"] = str(timeout)
     else:
         timeout = None
-    # RFC 2349: the client sends 0 and is told the size. Whatever it sends, the truth does no harm.
-    if size is not None and _number(options.get("tsize"), 0, None) is not None:
+    # RFC 2349: the client sends 0 and is told the size. An empty file's is not told: curl takes `tsize=0` for an error.
+    if size and _number(options.get("tsize"), 0, None) is not None:
         granted["tsize"] = str(size)
     window = _number(options.get("windowsize"), 1, 65535)  # RFC 7440
     if window is not None:
