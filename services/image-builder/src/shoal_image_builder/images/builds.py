@@ -1,0 +1,94 @@
+"""Finished builds in the image store: one manifest each, beside the blobs that it names.
+
+<store>/manifests/<squashfs sha256>.json   an ImageManifest
+<store>/initrds/<key>                      large archives of initrds, kept to be used again
+"""
+
+import os
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from shoal_model.records import ImageManifest
+from shoal_service.store import BlobStore
+
+
+class Builds:
+    """The builds of one store. Methods block."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self.store = store
+        self._manifests = store.root / "manifests"
+        self.initrds = store.root / "initrds"
+
+    def all(self) -> list[ImageManifest]:
+        """Every build, newest first. A manifest that cannot be read is no build."""
+        paths = sorted(self._manifests.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        return [manifest for manifest in map(_read, paths) if manifest is not None]
+
+    def of_identity(self, identity: str) -> ImageManifest | None:
+        """The build of this identity, if it and all its files are there."""
+        for manifest in self.all():
+            if manifest.identity == identity and all(self.store.has(digest) for digest in _blobs(manifest)):
+                return manifest
+        return None
+
+    def publish(self, manifest: ImageManifest) -> None:
+        """Write the manifest of a build whose files stand in the store; from then on it counts."""
+        write_atomically(self._path(manifest), (manifest.model_dump_json(indent=1) + "\n").encode())
+
+    def prune(self, keep: int, in_use: Collection[str]) -> list[str]:
+        """Remove all but the newest `keep` builds of each image, and never one whose squashfs digest is in use.
+
+        Gives the digests of what was removed. Blobs that no build names (archives of trees) are not touched.
+        """
+        counted: dict[str, int] = {}
+        doomed: list[ImageManifest] = []
+        kept: list[ImageManifest] = []
+        for manifest in self.all():
+            counted[manifest.image] = counted.get(manifest.image, 0) + 1
+            old = counted[manifest.image] > keep and manifest.squashfs.sha256 not in in_use
+            (doomed if old else kept).append(manifest)
+        needed = {digest for manifest in kept for digest in _blobs(manifest)}
+        for manifest in doomed:
+            self._path(manifest).unlink(missing_ok=True)
+            for digest in _blobs(manifest) - needed:
+                self.store.path(digest).unlink(missing_ok=True)
+        return [manifest.squashfs.sha256 for manifest in doomed]
+
+    def keep_initrd(self, key: str) -> None:
+        """Remove all other large archives of initrds."""
+        for path in self.initrds.glob("*"):
+            if path.name != key:
+                path.unlink(missing_ok=True)
+
+    def _path(self, manifest: ImageManifest) -> Path:
+        return self._manifests / f"{manifest.squashfs.sha256}.json"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put a file in its place whole and durably, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def _blobs(manifest: ImageManifest) -> set[str]:
+    return {manifest.squashfs.sha256, manifest.kernel.sha256, manifest.initrd.sha256}
+
+
+def _read(path: Path) -> ImageManifest | None:
+    try:
+        return ImageManifest.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None

@@ -1,0 +1,87 @@
+"""An image's identity: the hash of everything it is made from, tools included. Same identity, same bytes, no work."""
+
+import ctypes
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+import shoal_image_builder
+from shoal_image_builder.images import initrd, squashfs
+from shoal_image_builder.images.kernel_modules import ESSENTIAL, HARDWARE
+from shoal_image_builder.layers.layer import Layer
+from shoal_image_builder.modules.shelf import Module
+from shoal_image_builder.process import Cancel, output
+from shoal_model.records import Geometry
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an image is made from."""
+
+    modules: Sequence[Module]
+    runtime: Module
+    node_digest: str
+    site: Layer
+
+    @property
+    def epoch(self) -> int:
+        """Seconds: as old as the youngest of the modules."""
+        return max(module.epoch for module in (*self.modules, self.runtime))
+
+
+def identity(inputs: Inputs, tools: dict[str, str]) -> str:
+    """The identity of the image of these inputs. Names of images and of machines play no part."""
+    parts: dict[str, Any] = {
+        "modules": sorted([module.name, module.version, module.sha256] for module in inputs.modules),
+        "node": inputs.node_digest,
+        "site": inputs.site.digest,
+        "squashfs": [squashfs.LEVEL, squashfs.BLOCK],
+        "geometry": [Geometry().symbol_size, Geometry().block_symbols],
+        "initrd": initrd_key(inputs, tools),
+        "tools": tools,
+    }
+    return _digest(parts)
+
+
+def initrd_key(inputs: Inputs, tools: dict[str, str]) -> str:
+    """What the large archive of the initrd depends on."""
+    core = next(module for module in inputs.modules if module.name == "core")
+    parts = [core.sha256, inputs.runtime.sha256, [*ESSENTIAL, *HARDWARE], initrd.LEVEL, inputs.epoch, tools]
+    return _digest(parts)
+
+
+def tool_versions(cancel: Cancel) -> dict[str, str]:
+    """The versions of everything whose output goes into an image."""
+    first = {
+        argv[0]: output(argv, cancel=cancel).decode().splitlines()[0].strip()
+        for argv in (["tar2sqfs", "--version"], ["depmod", "--version"])
+    }
+    return first | {"libzstd": _libzstd(), "zstandard": str(zstandard.ZSTD_VERSION), "assembly": _own_digest()}
+
+
+def _libzstd() -> str:
+    """The library that tar2sqfs compresses with: another version gives other bytes."""
+    library = ctypes.CDLL("libzstd.so.1")
+    library.ZSTD_versionString.restype = ctypes.c_char_p
+    version: bytes = library.ZSTD_versionString()
+    return version.decode()
+
+
+@cache
+def _own_digest() -> str:
+    """Our own code: what decides on an image's bytes."""
+    package = Path(next(iter(shoal_image_builder.__path__)))
+    folders = ("images", "layers")
+    files = [path for folder in folders for path in sorted((package / folder).glob("*.py"))]
+    files += [package / "node_python.py", package / "python_compiler.py"]
+    return _digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
+
+
+def _digest(parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Layers: sorted trees of files as deterministic tar archives, in packages, and how they are read again."""
