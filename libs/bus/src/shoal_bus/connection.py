@@ -240,7 +240,7 @@ class Connection:
             self.counts["handler_errors"] += 1
             log.exception("bus.handler subject=%s error=%s", message.subject, failure)
         await self._refuse(message, failure)
-        return str(failure)
+        return f"{failure.code}: {' '.join(str(failure).split())}"
 
     async def _refuse(self, message: Message, failure: BusError) -> None:
         if not message.reply:

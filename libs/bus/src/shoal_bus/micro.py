@@ -74,7 +74,7 @@ def _head(identity: Identity, kind: str) -> dict[str, Any]:
 
 def _endpoint(endpoint: EndpointStats, identity: Identity) -> dict[str, Any]:
     return {
-        "name": _ENDPOINT_NAME.sub("_", endpoint.subject).strip("_"),
+        "name": _ENDPOINT_NAME.sub("_", endpoint.subject.replace("*", "all")),
         "subject": endpoint.subject,
         "queue_group": identity.name,
         "metadata": {},
