@@ -58,6 +58,8 @@ async def registry(bus: Bus) -> AsyncIterator[None]:
     """A registry that answers, until the block ends."""
     answers = asyncio.Event()
 
+    await bus.prepare()
+
     async def live() -> None:
         async with asyncio.TaskGroup() as tasks:
             await service.start(bus, tasks, lambda: datetime.now(UTC), "0")

@@ -367,7 +367,9 @@ class NodeExecReply(Message):
 
 
 class ExecResult(Message):
-    """The result on one node. `errors` is exit code 0 with something on stderr."""
+    """The result on one node. `errors` is exit code 0 with something on stderr; `cut` says that the reply had no room
+    for all of the output.
+    """
 
     node: Name
     state: ExecState
@@ -375,6 +377,7 @@ class ExecResult(Message):
     stdout: bytes
     stderr: bytes
     error: str | None = None
+    cut: bool = False
 
 
 class ExecReply(Message):

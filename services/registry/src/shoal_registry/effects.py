@@ -6,10 +6,10 @@ the stream drops what another replica has sent already. So a registry that dies 
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import structlog
 from pydantic import BaseModel
 
 from shoal_bus.api import Bus, Store
@@ -27,7 +27,7 @@ POSITION = "registry.effects"
 
 _AT_ONCE = 64
 _RETRY_SECONDS = 0.5
-_LOG = logging.getLogger(__name__)
+_LOG = structlog.stdlib.get_logger("shoal.registry")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Effects:
                     await self._bus.emit(effect.subject, effect.message, id=effect.id)
                 return
             except Unavailable as error:
-                _LOG.warning("registry.effect.retry", extra={"subject": effect.subject, "reason": str(error)})
+                _LOG.warning("registry.effect.retry", subject=effect.subject, reason=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _advance(self, revision: int) -> None:
@@ -134,6 +134,6 @@ class Effects:
                 await self._state.put(POSITION, pack({"revision": revision}))
                 break
             except Unavailable as error:
-                _LOG.warning("registry.effect.retry", extra={"subject": POSITION, "reason": str(error)})
+                _LOG.warning("registry.effect.retry", subject=POSITION, reason=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
         self._position = revision

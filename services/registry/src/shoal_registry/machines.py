@@ -1,9 +1,9 @@
 """Discovered machines: MACs that asked for an address and are in no record."""
 
-import logging
 from collections.abc import Callable, Iterable
 
-from pydantic import ValidationError
+import structlog
+from prometheus_client import Counter
 
 from shoal_bus.api import Entry, Store
 from shoal_bus.codec import decode, encode
@@ -15,7 +15,8 @@ PREFIX = "machine."
 LIMIT = 10_000
 """Machines on the list; whoever was not seen for longest makes room."""
 
-_LOG = logging.getLogger(__name__)
+_REJECTED = Counter("shoal_registry_machines_rejected", "Events about another machine than their subject says")
+_LOG = structlog.stdlib.get_logger("shoal.registry")
 
 
 def merge(known: Machine | None, seen: MachineSeen) -> Machine:
@@ -48,13 +49,14 @@ class Machines:
         if entry.value is not None:
             try:
                 self._by_key[entry.key] = decode(entry.value, Machine)
-            except (Invalid, ValidationError) as error:
-                _LOG.warning("registry.machine.unreadable", extra={"key": entry.key, "reason": str(error)})
+            except Invalid as error:
+                _LOG.warning("registry.machine.unreadable", key=entry.key, reason=str(error))
 
     async def seen(self, subject: str, message: MachineSeen) -> None:
-        """`evt.machine.<mac hex>.seen`. Raises Invalid if message and subject disagree about the MAC."""
+        """`evt.machine.<mac hex>.seen`. A message that its subject contradicts is counted, and that is all."""
         if subject.split(".")[2:3] != [mac_key(message.mac)]:
-            raise Invalid(f"{subject}: the message is about {message.mac}")
+            _REJECTED.inc()
+            return
         if self._node_by_mac(message.mac) is not None:
             return
         key = PREFIX + mac_key(message.mac)

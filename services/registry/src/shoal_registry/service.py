@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from shoal_bus.api import Bus
+from shoal_bus.errors import Invalid
 from shoal_model.messages import MachineSeen
 from shoal_model.records import Node
 from shoal_model.subjects import RECORDS_BUCKET, STATE_BUCKET, Service
@@ -13,6 +14,7 @@ from shoal_registry.handlers import Handlers
 from shoal_registry.ledger import Ledger
 from shoal_registry.machines import Machines
 from shoal_registry.mirror import Batch, Mirror
+from shoal_service.errors import Fatal
 
 _QUEUE = 1000
 _MACHINES_SEEN = "evt.machine.*.seen"
@@ -20,14 +22,16 @@ _MACHINES_SEEN = "evt.machine.*.seen"
 
 async def start(bus: Bus, tasks: asyncio.TaskGroup, now: Callable[[], datetime], version: str) -> None:
     """Return when the registry answers; its tasks run on in `tasks`."""
-    await bus.prepare()
     records, state = await bus.store(RECORDS_BUCKET), await bus.store(STATE_BUCKET)
     mirror = Mirror()
     batches: asyncio.Queue[Batch] = asyncio.Queue(_QUEUE)
 
     async def follow() -> None:
-        async for batch in mirror.follow(records):
-            await batches.put(batch)
+        try:
+            async for batch in mirror.follow(records):
+                await batches.put(batch)
+        except Invalid as error:
+            raise Fatal(f"{error}; run the release that wrote it, or a newer one") from error
 
     tasks.create_task(follow(), name="records")
     await mirror.loaded()

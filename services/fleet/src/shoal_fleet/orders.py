@@ -1,0 +1,73 @@
+"""Remote commands carried out: in parallel, on every node its own request; kept in the history."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+from prometheus_client import Counter
+
+from shoal_bus.api import Bus, Store
+from shoal_bus.codec import pack
+from shoal_bus.errors import BusError
+from shoal_fleet import commands
+from shoal_model.messages import ExecReply, ExecRequest, ExecResult, NodeExec, NodeExecReply
+from shoal_model.subjects import node_topic
+
+_AT_ONCE = 256
+_GRACE = 5.0
+_LOG = structlog.stdlib.get_logger("shoal.fleet")
+_RESULTS = Counter("shoal_fleet_exec_results", "Results of remote commands on nodes", ["state"])
+
+
+class Orders:
+    """Runs commands; `begin` first."""
+
+    def __init__(self, bus: Bus, state: Store, now: Callable[[], datetime]) -> None:
+        self._bus = bus
+        self._state = state
+        self._now = now
+        self._limit = asyncio.Semaphore(_AT_ONCE)
+        self._kept: list[str] = []
+
+    async def begin(self) -> None:
+        """Learn what the history holds."""
+        entries = await self._state.load()
+        prefix = commands.HISTORY_PREFIX
+        self._kept = [entry.key for entry in entries if entry.key.startswith(prefix) and entry.value is not None]
+
+    async def run(self, request: ExecRequest) -> ExecReply:
+        """Run a command on all nodes of the request. A node that does not answer is a result, not an error."""
+        identity = secrets.token_hex(8)
+        nodes = list(dict.fromkeys(request.nodes))
+        _LOG.info("fleet.exec", id=identity, author=request.author, nodes=len(nodes), command=request.command)
+        order = NodeExec(id=identity, command=request.command, timeout=request.timeout)
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(self._on(node, order)) for node in nodes]
+        results = [task.result() for task in running]
+        for one in results:
+            _RESULTS.labels(one.state.value).inc()
+        counts = {state: sum(one.state == state for one in results) for state in {one.state for one in results}}
+        _LOG.info("fleet.exec.done", id=identity, author=request.author, **{str(key): n for key, n in counts.items()})
+        await self._remember(identity, request, results)
+        return ExecReply(id=identity, results=commands.fitted(results))
+
+    async def _on(self, node: str, order: NodeExec) -> ExecResult:
+        async with self._limit:
+            try:
+                subject, wait = node_topic(node, "exec"), order.timeout + _GRACE
+                return commands.result(node, await self._bus.call(subject, order, NodeExecReply, timeout=wait))
+            except BusError as error:
+                return commands.failure(node, error)
+
+    async def _remember(self, identity: str, request: ExecRequest, results: list[ExecResult]) -> None:
+        """The command has run: that the history could not be written is logged, and no reason to hide its results."""
+        key = f"{commands.HISTORY_PREFIX}{identity}"
+        try:
+            await self._state.put(key, pack(commands.history(identity, request, results, self._now())))
+            self._kept.append(key)
+            while len(self._kept) > commands.HISTORY:
+                await self._state.delete(self._kept.pop(0))
+        except BusError as error:
+            _LOG.error("fleet.exec.history", id=identity, reason=str(error))

@@ -1,0 +1,64 @@
+"""Results of remote commands."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal_bus.codec import pack
+from shoal_bus.errors import BusError, Internal, Unavailable
+from shoal_fleet import commands
+from shoal_model.messages import ExecRequest, ExecResult, ExecState, NodeExecReply
+
+CASES = [
+    (0, b"", ExecState.SUCCESS),
+    (0, b"warning", ExecState.ERRORS),
+    (1, b"", ExecState.FAILED),
+    (None, b"", ExecState.FAILED),
+]
+
+
+@pytest.mark.parametrize(("code", "stderr", "state"), CASES)
+def test_how_a_command_ended(code: int | None, stderr: bytes, state: ExecState) -> None:
+    got = commands.result("n001", NodeExecReply(exit_code=code, stdout=b"out", stderr=stderr, error="why"))
+    assert (got.state, got.exit_code, got.stdout, got.error) == (state, code, b"out", "why")
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(Unavailable("no"), ExecState.UNREACHABLE), (Internal("bad"), ExecState.FAILED)]
+)
+def test_a_node_without_an_answer(error: BusError, state: ExecState) -> None:
+    got = commands.failure("n001", error)
+    assert (got.state, got.exit_code, got.error) == (state, None, str(error))
+
+
+def results(*sizes: tuple[int, int]) -> list[ExecResult]:
+    return [
+        ExecResult(node=f"n{number}", state=ExecState.SUCCESS, exit_code=0, stdout=b"o" * out, stderr=b"e" * err)
+        for number, (out, err) in enumerate(sizes)
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 3000)), max_size=20), st.integers(100, 5000))
+def test_outputs_keep_to_the_budget_and_short_ones_stay_whole(sizes: list[tuple[int, int]], budget: int) -> None:
+    before = results(*sizes)
+    after = commands.fitted(before, budget)
+    assert sum(len(one.stdout) + len(one.stderr) for one in after) <= budget
+    longest = max((max(len(one.stdout), len(one.stderr)) for one in after), default=0)
+    for old, new in zip(before, after, strict=True):
+        assert new.cut is ((old.stdout, old.stderr) != (new.stdout, new.stderr))
+        for was, now in ((old.stdout, new.stdout), (old.stderr, new.stderr)):
+            assert was.startswith(now)
+            assert now == was or len(now) == longest
+
+
+def test_the_history_keeps_small_outputs_alone() -> None:
+    request = ExecRequest(nodes=["n0"], command=["hostname"], author="ada")
+    at = datetime(2026, 11, 20, tzinfo=UTC)
+    small = commands.history("x", request, results((10, 0)), at)
+    large = commands.history("x", request, results((40_000, 0)), at)
+    assert small["results"][0]["stdout"] == b"o" * 10
+    assert "stdout" not in large["results"][0]
+    assert large["author"] == "ada"
+    assert len(pack(commands.history("x", request, results(*[(0, 0)] * 10_000), at))) < 1 << 20
