@@ -207,9 +207,8 @@ class BootFiles:
             raise
 
     def _not_here(self, image: str, digest: str) -> str:
-        return (
-            f"image {image} is released, but {digest[:12]}… is not in the store {self._places.store.root} of this head"
-        )
+        root = self._places.store.root
+        return f"image {image} is released, but its file {digest[:12]} is not in the store {root} of this head"
 
     def _tell(
         self,

@@ -98,7 +98,7 @@ def _told(refusal: Refusal, end: str) -> list[str]:
     """Lines of console text. Each begins with the same word, so that no loader takes one for an option."""
     who = "this machine" if refusal.node is None else refusal.node
     text = f"{who} cannot boot: {_plain(refusal.reason)}; {end}"
-    return [f"Shoal: {line}" for line in textwrap.wrap(text, 70, break_long_words=True)]
+    return [f"Shoal: {line}" for line in textwrap.wrap(text, 70, break_on_hyphens=False)]
 
 
 def _plain(text: str) -> str:
