@@ -15,7 +15,7 @@ from lab.inside import inside
 from lab.nats_server import NatsServer
 from lab.net import Lan
 from lab.node import Machine, Nic, VirtualNode
-from lab.space import Namespace, Running
+from lab.space import Namespace, Running, run
 from shoal_bus.nats import NatsBus
 from shoal_model.messages import BootEvent, MachineSeen
 
@@ -200,7 +200,26 @@ async def test_ipxe_gets_its_address_and_asks_for_its_boot_file(
         assert "Next server: 10.77.0.1" in console
         assert f"Filename: {file}" in console
         offered, given = await boot_events(bus, 2)
+        assert await counted("shoal_dhcp_advertisements_total") == 1  # else it waits 16 s for an IPv6 router
     assert (offered.stage, given.stage) == ("dhcp.offer", "dhcp.ack")
     assert offered.details == given.details
     vendor_class = "PXEClient:Arch:00000:UNDI:002001"
     assert given.details == {"address": "10.77.0.11", "architecture": 0, "vendor_class": vendor_class, "loader": file}
+
+
+async def test_a_running_system_learns_nothing_from_the_advertisement(lan: Lan, service: Running) -> None:
+    def ipv6_settings(client: Namespace) -> str:
+        return run(client, "sh", "-c", "cd /proc/sys/net/ipv6; grep -s . conf/eth0/* neigh/eth0/*; true")
+
+    with machine(lan, REGISTERED) as client:  # its kernel solicits as soon as its own address is proven
+        run(client, "sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/eth0/accept_ra")
+        before = ipv6_settings(client)
+
+        async def advertised() -> bool:
+            return await counted("shoal_dhcp_advertisements_total") >= 1
+
+        await eventually(advertised, timeout=20)
+        await asyncio.sleep(0.3)  # for the kernel to take it
+        assert "default" not in run(client, "ip", "-6", "route")
+        assert run(client, "ip", "-6", "address", "show", "scope", "global") == ""
+        assert ipv6_settings(client) == before

@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -105,6 +106,12 @@ class Station:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # nothing is heard before bind
         self._socket.setblocking(False)
         self._socket.bind((lan.client("s0", mac), 0x0800))
+        deadline = time.monotonic() + 10
+        while "state forwarding" not in run(lan.space, "bridge", "link", "show", "dev", "s0p"):
+            # until then frames are lost
+            if time.monotonic() > deadline:
+                raise LabError("the bridge does not forward for s0p")
+            time.sleep(0.02)
 
     def close(self) -> None:
         self._socket.close()

@@ -1,6 +1,7 @@
 """`shoal-dhcp`: settings, wiring, run."""
 
 from shoal_dhcp.handlers import Handler
+from shoal_dhcp.ipv6 import Advertiser
 from shoal_dhcp.outbox import BusOutbox
 from shoal_dhcp.projection import Projection
 from shoal_dhcp.settings import Settings
@@ -17,8 +18,9 @@ async def serve(context: Context[Settings]) -> None:
     """Answer on the boot interface until cancelled."""
     outbox = BusOutbox(context.bus, context.log)
     async with RecordsView.open(context.bus) as view:
-        handler = Handler(Projection(view).find, outbox, context.log, current=lambda: context.bus.connected)
-        with Wire(context.settings.interface, context.log, context.now) as wire:
+        find, interface = Projection(view).find, context.settings.interface
+        handler = Handler(find, outbox, context.log, current=lambda: context.bus.connected)
+        with Wire(interface, context.log, context.now) as wire, Advertiser(interface, find, context.log):
             context.tasks.create_task(outbox.run())
             context.ready()
             try:
