@@ -288,10 +288,14 @@ async def test_whole_bursts_arrive_where_the_network_keeps_them_whole(
     assert info.sent <= 1.02 * SIZE
 
 
+@pytest.mark.parametrize("where", ["node", "head"])
 async def test_where_multicast_is_blocked_http_brings_the_image(
-    site: Site, service: Service, start: Start, manifest: ImageManifest
+    site: Site, service: Service, start: Start, manifest: ImageManifest, where: str
 ) -> None:
-    site.rules("n001", "ip daddr 224.0.0.0/4 drop")
+    if where == "node":
+        site.rules("n001", "ip daddr 224.0.0.0/4 drop")
+    else:  # there it is the sender's own system that refuses
+        run(Here(), "nft", "-f", "-", stdin=_table("lab", "output", "ip daddr 224.0.0.0/4 drop"))
     receiver = start("n001")
     outcome = await receiver.result()
     info = await service.told("ended")

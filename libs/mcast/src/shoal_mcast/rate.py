@@ -16,7 +16,7 @@ class Rate:
 
     def __init__(self, cap: float, now: float) -> None:
         self.cap = cap
-        self.rate = cap / 4
+        self.rate = cap / 10
         self.changed_at = 0
         """Symbols that had been sent when the rate last changed: samples that began earlier say nothing about it."""
         self._ramping = True
