@@ -111,8 +111,11 @@ async def test_p3_a_wrong_password_is_told(tmp_path: Path) -> None:
     server = NatsServer(tmp_path / "locked", config="authorization { user: node, password: secret }")
     server.start()
     try:
-        with pytest.raises(Unavailable, match=r"(?i)authorization violation"):
-            await connect([server.url], name="x", credentials=Credentials(user="node", password="no"), timeout=1)
+        with pytest.raises(Unavailable, match=r"(?i)authorization violation") as caught:
+            await connect([server.url.replace("//", "//node:hush@")], name="x", timeout=1)
+        assert "hush" not in str(caught.value)
+        async with await connect([server.url.replace("//", "//node:secret@")], name="x", timeout=10) as connection:
+            await connection.flush()
     finally:
         server.kill()
 

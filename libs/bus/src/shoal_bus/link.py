@@ -90,7 +90,8 @@ class Link:
     """Made by `dial`. Requests, and the raw client for what is built on it."""
 
     def __init__(self, server: str, counts: Counter[str], inbox_prefix: str) -> None:
-        self.server = server
+        self.server = without_secrets(server)
+        self._address = server
         self.client = _Client()
         self.denied: set[tuple[str, str]] = set()
         self.problem: Exception | None = None
@@ -128,7 +129,7 @@ class Link:
     async def open(self, name: str, credentials: Credentials) -> None:
         """Connect. Raises OSError, nats.errors.Error, TimeoutError or Unavailable."""
         await self.client.connect(
-            servers=[self.server],
+            servers=[self._address],
             name=name,
             allow_reconnect=False,
             max_reconnect_attempts=1,
@@ -275,6 +276,11 @@ class TooLarge(Invalid):
     """A message is larger than the server takes."""
 
 
+def without_secrets(server: str) -> str:
+    """A server's URL as it may be logged: without user and password."""
+    return re.sub(r"//[^/]*@", "//", server)
+
+
 async def dial(server: str, name: str, credentials: Credentials, counts: Counter[str]) -> Link:
     """A link to one server, let in and answering. Raises Unavailable with the reason."""
     link = Link(server, counts, credentials.inbox_prefix)
@@ -284,10 +290,10 @@ async def dial(server: str, name: str, credentials: Credentials, counts: Counter
     except (OSError, nats.errors.Error, TimeoutError, ValueError, Unavailable) as error:
         await link.shut()
         reason = link.problem if isinstance(error, nats.errors.NoServersError) and link.problem else error
-        raise Unavailable(f"{server}: {str(reason) or type(reason).__name__}") from error
+        raise Unavailable(f"{link.server}: {str(reason) or type(reason).__name__}") from error
     except BaseException:
         await link.shut()
         raise
     if not link.alive:
-        raise Unavailable(f"{server}: lost at once: {link.problem}")
+        raise Unavailable(f"{link.server}: lost at once: {link.problem}")
     return link

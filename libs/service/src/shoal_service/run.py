@@ -15,6 +15,7 @@ import structlog
 from structlog.stdlib import BoundLogger
 
 from shoal_bus.api import Bus
+from shoal_bus.link import without_secrets
 from shoal_bus.nats import NatsBus
 from shoal_model.subjects import Service
 from shoal_service import health, logs
@@ -98,7 +99,8 @@ class _Life(Generic[S]):
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         settings = self._settings
-        self._log.info("service.start", version=release(self._service), nats=settings.nats, metrics=settings.metrics)
+        servers = [without_secrets(server) for server in settings.nats]
+        self._log.info("service.start", version=release(self._service), nats=servers, metrics=settings.metrics)
         life = asyncio.create_task(self._live())
         stopped = asyncio.create_task(self._stop.wait())
         await asyncio.wait({life, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -183,7 +185,16 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _where() -> str:
-    """Where the tasks are that do not end."""
+    """Where the tasks wait that do not end: the innermost line of each that is not asyncio's own."""
     here = asyncio.current_task()
-    stacks = (task.get_stack(limit=1) for task in asyncio.all_tasks() if task is not here)
-    return " ".join(sorted(f"{s[-1].f_code.co_filename}:{s[-1].f_lineno}" for s in stacks if s))
+    places = {_waiting_at(task.get_coro()) for task in asyncio.all_tasks() if task is not here}
+    return " ".join(sorted(places))
+
+
+def _waiting_at(coroutine: object) -> str:
+    place = "?"
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        if "/asyncio/" not in frame.f_code.co_filename:
+            place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        coroutine = getattr(coroutine, "cr_await", None)
+    return place

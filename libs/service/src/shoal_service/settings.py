@@ -14,6 +14,8 @@ from shoal_model import ports
 from shoal_model.subjects import Service
 
 PREFIX = "SHOAL_"
+_NO_PORT = "127.0.0.1:0"
+"""Stands for the service's own port of `ports.METRICS`, which only `parse` knows."""
 _HOST = re.compile(r"\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9._-]*")
 _SERVER = re.compile(r"(?:nats|tls)://(?:[^\s/@]+@)?(?:\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9._-]+)(?::[0-9]{1,5})?")
 
@@ -21,7 +23,7 @@ _SERVER = re.compile(r"(?:nats|tls)://(?:[^\s/@]+@)?(?:\[[0-9a-fA-F:.]+\]|[a-zA-
 def host_port(text: str) -> tuple[str, int]:
     """The two halves of `127.0.0.1:9101`, `:9101` (every address) or `[::1]:9101`. ValueError for anything else."""
     host, colon, port = text.rpartition(":")
-    if not colon or not _HOST.fullmatch(host) or not port.isdecimal() or int(port) > 65535:
+    if not colon or not _HOST.fullmatch(host) or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise ValueError(f"expected host:port, got {text!r}")
     return host.strip("[]") or "0.0.0.0", int(port)
 
@@ -49,7 +51,7 @@ class ServiceSettings(BaseSettings):
     )
 
     nats: list[Server] = Field(["nats://127.0.0.1:4222"], min_length=1, description="NATS servers")
-    metrics: HostPort = Field("127.0.0.1:0", description="where /metrics, /healthz and /readyz are served")
+    metrics: HostPort = Field(_NO_PORT, description="where /metrics, /healthz and /readyz are served")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged, and above")
     log_json: bool = Field(False, description="log lines as JSON")
     state: Path = Field(Path("/var/lib/shoal"), description="directory of what is kept")
@@ -85,7 +87,7 @@ def parse(service: Service, settings: type[S], arguments: Sequence[str] | None =
 
 def _with_own_port(service: Service, settings: type[S], given: Mapping[str, Any]) -> S:
     parsed = settings(**given)
-    if "metrics" in parsed.model_fields_set or settings.model_fields["metrics"].default != "127.0.0.1:0":
+    if "metrics" in parsed.model_fields_set or settings.model_fields["metrics"].default != _NO_PORT:
         return parsed
     return settings(**given, metrics=f"127.0.0.1:{ports.METRICS[service]}")
 
@@ -93,8 +95,9 @@ def _with_own_port(service: Service, settings: type[S], given: Mapping[str, Any]
 def _parser(service: Service, settings: type[ServiceSettings]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"shoal-{service}", description=settings.__doc__, allow_abbrev=False)
     for name, field in settings.model_fields.items():
-        default = f"127.0.0.1:{ports.METRICS[service]}" if field.default == "127.0.0.1:0" else _shown(field.default)
-        text = f"{field.description or name} ({PREFIX}{name.upper()}; default: {default})"
+        default = f"127.0.0.1:{ports.METRICS[service]}" if field.default == _NO_PORT else _shown(field.default)
+        duty = "required" if field.is_required() else f"default: {default}"
+        text = f"{field.description or name} ({PREFIX}{name.upper()}; {duty})"
         parser.add_argument(_flag(name), dest=name, metavar=name.upper(), help=text.replace("%", "%%"))
     return parser
 
@@ -102,7 +105,7 @@ def _parser(service: Service, settings: type[ServiceSettings]) -> argparse.Argum
 def _shown(default: object) -> str:
     if isinstance(default, list | tuple):
         return ",".join(map(str, default)) or "none"
-    return "none" if default is None or "Undefined" in type(default).__name__ else str(default)
+    return "none" if default is None else str(default)
 
 
 def _flag(name: str) -> str:

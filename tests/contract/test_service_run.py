@@ -1,0 +1,159 @@
+"""A service as a process: how it starts, tells of itself, and ends."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from lab.nats_server import NatsServer
+from shoal_bus.nats import NatsBus
+from shoal_model.messages import LogReply, LogRequest
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+class Running:
+    """A small service, and where it serves its pages."""
+
+    def __init__(self, process: Process, pages: str) -> None:
+        self.process = process
+        self.pages = pages
+        self.log = ""
+
+    async def until_logged(self, text: str) -> None:
+        assert self.process.stderr is not None
+        async with asyncio.timeout(20):
+            while text not in self.log:
+                line = await self.process.stderr.readline()
+                assert line, f"ended without {text!r}: {self.log}"
+                self.log += line.decode()
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(20):
+            _, rest = await self.process.communicate()
+        self.log += rest.decode()
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+    async def page(self, name: str) -> tuple[int, str]:
+        async with aiohttp.ClientSession() as session, session.get(f"http://{self.pages}/{name}") as answer:
+            return answer.status, await answer.text()
+
+
+Start = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Starts small services, and ends those that are left."""
+    started: list[Running] = []
+
+    async def begin(url: str, behaviour: str = "good", **variables: str) -> Running:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            pages = f"127.0.0.1:{free.getsockname()[1]}"
+        environment = {**os.environ, "PYTHONPATH": str(TESTS), "SHOAL_NATS": url, **variables}
+        command = [sys.executable, "-m", "lab.small_service", "--metrics", pages, "--behaviour", behaviour]
+        process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=PIPE)
+        started.append(Running(process, pages))
+        return started[-1]
+
+    yield begin
+    for running in started:
+        if running.process.returncode is None:
+            running.process.kill()
+            await running.ended()
+
+
+async def test_it_answers_and_drains(nats_server: NatsServer, bus: NatsBus, start: Start) -> None:
+    service = await start(nats_server.url, SHOAL_NAMES="a, b")
+    await service.until_logged("service.ready")
+    assert "small.names names=a,b" in service.log
+    assert await service.page("healthz") == (200, "ok\n")
+    assert await service.page("readyz") == (200, "ok\n")
+    asking = asyncio.create_task(bus.call("rpc.fleet.v1.log", LogRequest(node="n1"), LogReply))
+    await service.until_logged("small.asked")
+    service.process.send_signal(signal.SIGTERM)
+    assert await service.ended() == 0
+    assert (await asking).text == "n1"
+    assert service.log.index("service.stopping") < service.log.index("small.ended connected=True")
+    assert service.log.index("small.ended") < service.log.index("service.end status=0")
+
+
+async def test_its_metrics_tell_of_readiness_and_of_the_bus(nats_server: NatsServer, start: Start) -> None:
+    service = await start(nats_server.url)
+    await service.until_logged("service.ready")
+    nats_server.restart()
+    await service.until_logged("bus.lost")
+    await service.until_logged("bus.connected")
+    status, text = await service.page("metrics")
+    assert status == 200
+    assert "shoal_ready 1.0" in text
+    assert 'shoal_bus_problems_total{kind="lost_connections"} 1.0' in text
+
+
+async def test_a_body_that_returns_leaves_the_service_up(nats_server: NatsServer, bus: NatsBus, start: Start) -> None:
+    service = await start(nats_server.url, "return")
+    await service.until_logged("service.ready")
+    assert (await bus.call("rpc.fleet.v1.log", LogRequest(node="n1"), LogReply)).text == "n1"
+    service.process.send_signal(signal.SIGINT)
+    assert await service.ended() == 0
+
+
+@pytest.mark.parametrize(("behaviour", "text"), [("crash", "broken at once"), ("crash-later", "broken later")])
+async def test_a_task_that_crashes_ends_the_service(
+    nats_server: NatsServer, start: Start, behaviour: str, text: str
+) -> None:
+    service = await start(nats_server.url, behaviour)
+    assert await service.ended() == 1
+    assert f'service.failed error="{text}"' in service.log
+    assert f"    ValueError: {text}" in service.log
+
+
+async def test_a_fatal_error_is_one_line(nats_server: NatsServer, start: Start) -> None:
+    service = await start(nats_server.url, "fatal")
+    assert await service.ended() == 1
+    assert 'service.failed error="no interface eth7: set SHOAL_INTERFACE"' in service.log
+    assert "Traceback" not in service.log
+
+
+async def test_what_does_not_end_is_ended(nats_server: NatsServer, start: Start) -> None:
+    service = await start(nats_server.url, "stuck")
+    await service.until_logged("service.ready")
+    service.process.send_signal(signal.SIGTERM)
+    started = asyncio.get_running_loop().time()
+    assert await service.ended() == 1
+    assert asyncio.get_running_loop().time() - started < 10.5
+    assert "service.stuck" in service.log
+    assert "small_service.py:" in service.log
+
+
+async def test_without_a_bus_it_waits_and_can_be_stopped(start: Start) -> None:
+    service = await start("nats://127.0.0.1:1")
+    await service.until_logged("bus.unreachable attempts=2")
+    assert await service.page("healthz") == (200, "ok\n")
+    assert await service.page("readyz") == (503, "starting\n")
+    service.process.send_signal(signal.SIGTERM)
+    assert await service.ended() == 0
+
+
+async def test_an_address_that_is_taken_is_a_clear_error(nats_server: NatsServer, start: Start) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = [sys.executable, "-m", "lab.small_service", "--nats", nats_server.url, "--metrics", where]
+        environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+        process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=PIPE)
+        service = Running(process, where)
+        assert await service.ended() == 1
+    assert f"cannot serve /metrics at {where}" in service.log
+    assert "set SHOAL_METRICS" in service.log
+    assert "Traceback" not in service.log
