@@ -45,9 +45,13 @@ def write(options: Iterable[tuple[int, bytes]]) -> bytes:
         if not _PAD < code < _END:
             raise LocalProtocolError(f"option code {code} carries no value: expected 1 to 254")
         while len(value) > _MAX_PIECE:
-            area += bytes((code, _MAX_PIECE)) + value[:_MAX_PIECE]
+            area.append(code)
+            area.append(_MAX_PIECE)
+            area += value[:_MAX_PIECE]
             value = value[_MAX_PIECE:]
-        area += bytes((code, len(value))) + value
+        area.append(code)
+        area.append(len(value))
+        area += value
     return bytes(area)
 
 

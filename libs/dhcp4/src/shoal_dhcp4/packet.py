@@ -1,7 +1,7 @@
 """The DHCPv4 packet as a value, its bytes both ways (RFC 2131, section 2; RFC 2132; RFC 3396; RFC 4578)."""
 
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Final
@@ -17,10 +17,9 @@ MINIMUM_SIZE: Final = 300
 DEFAULT_LIMIT: Final = 576 - 28
 """Bytes of the largest packet that every client takes: a datagram of 576 less the IP and UDP headers."""
 
-_HEADER = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s4s")
+_HEADER = struct.Struct("!BBBBIHHIIII16s64s128s4s")
 _FILE_SIZE, _SNAME_SIZE, _CHADDR_SIZE = 128, 64, 16
 _UDP_OVERHEAD = 28
-_NOWHERE = b"\0\0\0\0"
 _OVERLOAD_SPACE = 3
 _PINNED = (Option.MESSAGE_TYPE, Option.RELAY_AGENT_INFORMATION)  # relays look for 82 nowhere else (RFC 3046, 2.2)
 
@@ -143,12 +142,14 @@ def encode(packet: Packet, *, limit: int | None = None) -> bytes:
     What does not fit into the options field moves into `file` and `sname` where those are free (option overload).
     Raises LocalProtocolError if it does not fit at all, or if a field holds what it cannot hold.
     """
-    head, spilled = _lay_out(packet, limit)
-    if spilled:
-        head.append((Option.OVERLOAD, bytes((sum(spilled),))))
-    file = _closed(spilled[Overload.FILE]) if Overload.FILE in spilled else packet.file
-    sname = _closed(spilled[Overload.SNAME]) if Overload.SNAME in spilled else packet.sname
-    data = _encode_header(packet, sname, file) + _closed(head)
+    area = _closed(packet.options.items())
+    file, sname = packet.file, packet.sname
+    if limit is not None and _HEADER.size + len(area) > limit:
+        head, spilled = _lay_out(packet, limit)
+        area = _closed([*head, (Option.OVERLOAD, bytes((sum(spilled),)))])
+        file = _closed(spilled[Overload.FILE]) if Overload.FILE in spilled else file
+        sname = _closed(spilled[Overload.SNAME]) if Overload.SNAME in spilled else sname
+    data = _encode_header(packet, sname, file) + area
     return data.ljust(MINIMUM_SIZE, b"\0")
 
 
@@ -168,8 +169,8 @@ def fitted(packet: Packet, limit: int, dispensable: Collection[int]) -> bytes:
             packet = replace(packet, options=rest)
 
 
-def _address_from(raw: bytes) -> IPv4Address:
-    return ANY if raw == _NOWHERE else IPv4Address(raw)
+def _address_from(number: int) -> IPv4Address:
+    return IPv4Address(number) if number else ANY
 
 
 def _read_overloaded(overload: bytes, file: bytes, sname: bytes, found: dict[int, bytes]) -> tuple[bytes, bytes]:
@@ -190,19 +191,16 @@ def _read_overloaded(overload: bytes, file: bytes, sname: bytes, found: dict[int
 _Area = list[tuple[int, bytes]]
 
 
-def _lay_out(packet: Packet, limit: int | None) -> tuple[_Area, dict[Overload, _Area]]:
-    """Which options go into the options field, and which into header fields."""
-    everything = list(packet.options.items())
-    sizes = {code: _options.written_size(value) for code, value in everything}
-    if limit is None or _HEADER.size + sum(sizes.values()) + 1 <= limit:
-        return everything, {}
+def _lay_out(packet: Packet, limit: int) -> tuple[_Area, dict[Overload, _Area]]:
+    """Which options go into the options field, and which into header fields, if they do not all fit into the first."""
+    sizes = {code: _options.written_size(value) for code, value in packet.options.items()}
     room = limit - _HEADER.size - 1 - _OVERLOAD_SPACE - sum(sizes.get(code, 0) for code in _PINNED)
     if room < 0:
         raise LocalProtocolError(f"{limit} bytes cannot hold the options that must stand in the options field")
     free = {Overload.FILE: 0 if packet.file else _FILE_SIZE - 1, Overload.SNAME: 0 if packet.sname else _SNAME_SIZE - 1}
     head: _Area = []
     spilled: dict[Overload, _Area] = {}
-    for code, value in everything:
+    for code, value in packet.options.items():
         size = sizes[code]
         if code in _PINNED or size <= room:
             head.append((code, value))
@@ -216,7 +214,7 @@ def _lay_out(packet: Packet, limit: int | None) -> tuple[_Area, dict[Overload, _
     return head, spilled
 
 
-def _closed(area: _Area) -> bytes:
+def _closed(area: Iterable[tuple[int, bytes]]) -> bytes:
     return _options.write(area) + bytes((Option.END,))
 
 
@@ -239,10 +237,10 @@ def _encode_header(packet: Packet, sname: bytes, file: bytes) -> bytes:
             packet.xid,
             packet.secs,
             packet.flags,
-            packet.ciaddr.packed,
-            packet.yiaddr.packed,
-            packet.siaddr.packed,
-            packet.giaddr.packed,
+            int(packet.ciaddr),
+            int(packet.yiaddr),
+            int(packet.siaddr),
+            int(packet.giaddr),
             packet.chaddr,
             sname,
             file,

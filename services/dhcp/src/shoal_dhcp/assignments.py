@@ -1,8 +1,10 @@
 """What the records assign to a hardware address: its address, its network, and how its node boots. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
+from shoal_dhcp4 import Option
 from shoal_model import resolve
 from shoal_model.records import Cluster, Loader, Network
 
@@ -11,20 +13,17 @@ from shoal_model.records import Cluster, Loader, Network
 class Assignment:
     """All that an answer to one hardware address needs, decided.
 
-    `head` is where this head is reached from there, and our server identifier. `boots` is false for an interface beside
-    the one that the node boots from. `local` says that the network is the boot network: a request comes straight, not
-    through a relay.
+    `head` is where this head is reached from there, and our server identifier. `parameters` are the options that tell
+    of network and host. `boots` is false for an interface beside the one that the node boots from. `local` says that
+    the network is the boot network: a request comes straight, not through a relay.
     """
 
     node: str
     mac: str
-    host_name: str
     address: IPv4Address
     network: IPv4Network
     head: IPv4Address
-    router: IPv4Address | None
-    nameservers: tuple[IPv4Address, ...]
-    domain: str | None
+    parameters: Mapping[int, bytes]
     loader: Loader
     boots: bool
     local: bool
@@ -47,18 +46,31 @@ def assignment(cluster: Cluster, node_id: str, mac: str) -> Assignment:
     return Assignment(
         node=node_id,
         mac=mac,
-        host_name=node.name,
         address=IPv4Address(address),
         network=IPv4Network(network.cidr),
         head=IPv4Address(head),
-        # A second default route would compete with that of the boot interface.
-        router=IPv4Address(network.gateway) if network.gateway is not None and boots else None,
-        nameservers=tuple(map(IPv4Address, network.nameservers)),
-        domain=network.domain,
+        parameters=_parameters(network, node.name, routed=boots),
         loader=node.loader,
         boots=boots,
         local=name == boot_name,
     )
+
+
+def _parameters(network: Network, host_name: str, *, routed: bool) -> dict[int, bytes]:
+    """The options of RFC 2132, the ones that a client can do without last. Without `routed` there is no default route:
+    it would compete with that of the boot interface.
+    """
+    net = IPv4Network(network.cidr)
+    parameters: dict[int, bytes] = {Option.SUBNET_MASK: net.netmask.packed}
+    if routed and network.gateway is not None:
+        parameters[Option.ROUTER] = IPv4Address(network.gateway).packed
+    if network.nameservers:
+        parameters[Option.DOMAIN_NAME_SERVER] = b"".join(IPv4Address(server).packed for server in network.nameservers)
+    parameters[Option.HOST_NAME] = host_name.encode()
+    if network.domain:
+        parameters[Option.DOMAIN_NAME] = network.domain.encode()
+    parameters[Option.BROADCAST_ADDRESS] = net.broadcast_address.packed
+    return parameters
 
 
 def _further_interface(cluster: Cluster, node: resolve.Effective, mac: str) -> tuple[str, str, Network]:

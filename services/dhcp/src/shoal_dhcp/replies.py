@@ -93,18 +93,9 @@ def _options(request: Packet, kind: MessageType, given: Assignment, boot: Boot |
     }
     if request.message_type is not MessageType.INFORM:
         options[Option.LEASE_TIME] = LEASE_TIME.to_bytes(4, "big")
-    options[Option.SUBNET_MASK] = given.network.netmask.packed
     if boot is not None:
         options |= _boot_options(boot, given)
-    if given.router is not None:
-        options[Option.ROUTER] = given.router.packed
-    if given.nameservers:
-        options[Option.DOMAIN_NAME_SERVER] = b"".join(server.packed for server in given.nameservers)
-    options[Option.HOST_NAME] = given.host_name.encode()
-    if given.domain:
-        options[Option.DOMAIN_NAME] = given.domain.encode()
-    options[Option.BROADCAST_ADDRESS] = given.network.broadcast_address.packed
-    return options | _echoed(request)
+    return {**options, **given.parameters, **_echoed(request)}
 
 
 def _boot_options(boot: Boot, given: Assignment) -> dict[int, bytes]:
