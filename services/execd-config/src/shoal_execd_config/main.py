@@ -15,7 +15,7 @@ from shoal_service.store import BlobStore
 async def serve(context: Context[Settings]) -> None:
     """Answer until cancelled."""
     async with RecordsView.open(context.bus) as view:
-        options = Options(context.bus, lambda: view.snapshot, BlobStore(context.settings.store_path), context.log)
+        options = Options(context.bus, lambda: view.snapshot, BlobStore(context.settings.image_store), context.log)
         view.on_change(options.record_changed)
         application = web.Application()
         application.router.add_get("/blobs/{digest}", options.blob)

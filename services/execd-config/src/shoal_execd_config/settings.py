@@ -11,11 +11,11 @@ from shoal_service.settings import HostPort, ServiceSettings
 class Settings(ServiceSettings):
     """What execd-config needs to know before it reaches the bus."""
 
-    metrics: str = f"127.0.0.1:{ports.METRICS['execd-config']}"
+    metrics: HostPort = f"127.0.0.1:{ports.METRICS['execd-config']}"
     http: HostPort = Field(f"0.0.0.0:{ports.OPTIONS_HTTP}", description="where nodes fetch contents by digest")
     store: Path | None = Field(None, description="image store of this head, if it has one (default: STATE/store)")
 
     @property
-    def store_path(self) -> Path:
+    def image_store(self) -> Path:
         """The image store's directory, whether it is there or not."""
         return self.store or self.state / "store"

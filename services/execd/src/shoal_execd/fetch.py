@@ -56,7 +56,7 @@ async def _came(
     """Try one way; whether the image is complete. Why it is not is added to `reasons`."""
     method, source, bring = way
     details: Details = {"method": method, "source": source, "missing": len(image.missing)}
-    timeline.event(Stage.IMAGE_SOURCE, details, status=DEGRADED if reasons else OK, reason="; ".join(reasons))
+    timeline.event(Stage.IMAGE_SOURCE, details, status=DEGRADED if reasons else OK, reason="".join(reasons[-1:]))
     image.wrong = None
     image.on_quarter = lambda percent: timeline.event(Stage.IMAGE_PROGRESS, {"percent": percent, "method": method})
     reason = await bring(image, orders.manifest.sha256)
