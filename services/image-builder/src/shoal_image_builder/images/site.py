@@ -4,11 +4,11 @@ It is small and comes last, so that everything below it is the same in every clu
 """
 
 import gzip
-import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from shoal_image_builder.layers.directory import directory_sources
 from shoal_image_builder.layers.entry import Entry, LayerError, Type
 from shoal_image_builder.layers.layer import LooseLayer, file_source, loose
 from shoal_image_builder.layers.tar import Source
@@ -59,20 +59,15 @@ def copy_tree(tree: Path, epoch: int) -> list[Source]:
 
     `bin`, `sbin`, `lib` and `lib64` at the top become those of `usr`, as they are in the image.
     """
-    return [_copied(path, tree, epoch) for path in sorted(tree.rglob("*"))] if tree.is_dir() else []
+    return [_copied(source, epoch) for source in directory_sources(tree)] if tree.is_dir() else []
 
 
-def _copied(path: Path, tree: Path, epoch: int) -> Source:
-    status = path.lstat()
-    name = path.relative_to(tree).as_posix()
-    if name.partition("/")[0] in _MERGED:
-        name = f"usr/{name}"
-    mode = stat.S_IMODE(status.st_mode)
-    entry = Entry(name, Type.DIRECTORY, mode, uid=status.st_uid, gid=status.st_gid, mtime=epoch)
-    if stat.S_ISDIR(status.st_mode):
+def _copied(source: Source, epoch: int) -> Source:
+    path = source.entry.path
+    if path.partition("/")[0] in _MERGED:
+        path = f"usr/{path}"
+    entry = replace(source.entry, path=path, mtime=epoch)
+    if source.open is None:
         return Source(entry)
-    if stat.S_ISLNK(status.st_mode):
-        return Source(replace(entry, type=Type.SYMLINK, mode=0o777, target=str(path.readlink())))
-    if stat.S_ISREG(status.st_mode):
-        return file_source(replace(entry, type=Type.FILE), path.read_bytes())
-    raise LayerError(f"{path} is neither file, directory nor symbolic link and cannot be copied into an image")
+    with source.open() as content:  # read now: the image's identity and its content must be of one moment
+        return file_source(entry, content.read())

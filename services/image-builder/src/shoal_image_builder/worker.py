@@ -1,0 +1,187 @@
+"""The worker: takes builds from the queue one after the other, tells how they go, publishes what came out."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from prometheus_client import Counter, Histogram
+from structlog.stdlib import BoundLogger
+
+from shoal_bus.api import Bus, Job
+from shoal_bus.codec import pack
+from shoal_bus.errors import BusError, NotFound
+from shoal_image_builder.images.assemble import Places, Watch, assemble
+from shoal_image_builder.images.builds import Builds
+from shoal_image_builder.images.squashfs import NotWhatWasPacked
+from shoal_image_builder.layers.entry import LayerError
+from shoal_image_builder.modules.shelf import MissingModule
+from shoal_image_builder.process import Cancel, CommandFailed
+from shoal_image_builder.threads import in_thread
+from shoal_model.messages import (
+    BuildImageJob,
+    Empty,
+    JobDone,
+    JobProgress,
+    PublishImageRequest,
+    RecordsReply,
+    RecordsRequest,
+    Status,
+)
+from shoal_model.records import Image, ImageManifest, ImageRelease, Kind, compact
+from shoal_model.subjects import Service, event, job, rpc
+
+BUILD = job("image", "build")
+_SIGN_OF_LIFE = 15.0
+"""Seconds between telling the queue that a build still runs; it gives a silent one to another worker after a minute."""
+_RETRY = 5.0
+_TIMEOUT = 10.0
+_STEPS = 64
+"""More than an assembly has."""
+_SECONDS = Histogram("shoal_image_build_seconds", "Time of a build", buckets=(1, 2, 5, 10, 20, 40, 80, 160, 320))
+_BUILDS = Counter("shoal_image_builds", "Builds by how they ended", ["status"])
+_REFUSALS = (MissingModule, LayerError, NotWhatWasPacked, CommandFailed, OSError)
+"""What makes a build fail; trying again would change nothing."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a build is doing now."""
+
+    name: str
+    fraction: float
+
+
+class Worker:
+    """Works on builds until cancelled."""
+
+    def __init__(self, bus: Bus, places: Places, keep: int, *, log: BoundLogger, now: Callable[[], datetime]) -> None:
+        self._bus, self._places, self._keep, self._log, self._now = bus, places, keep, log, now
+
+    async def run(self) -> None:
+        """Take jobs, one by one."""
+        async with self._bus.work(BUILD, BuildImageJob) as jobs:
+            async for each in jobs:
+                await self.work(each)
+
+    async def work(self, each: Job[BuildImageJob]) -> None:
+        """One job to its end: done, or again where only the bus or the registry was missing."""
+        name = each.message.name
+        log = self._log.bind(job=each.id, image=name, attempt=each.attempt)
+        log.info("image.build")
+        try:
+            async with _alive(each):
+                with _SECONDS.time():
+                    manifest = await self._build(each)
+                await self._publish(name, manifest)
+            done = self._done(each, Status.OK, digest=manifest.squashfs.sha256)
+        except _REFUSALS as error:
+            done = self._done(each, Status.FAILED, reason=str(error))
+        except NotFound as error:
+            done = self._done(each, Status.FAILED, reason=f"image {name} is not recorded any more: {error}")
+        except BusError as error:
+            log.warning("image.build_again", error=str(error), seconds=_RETRY)
+            await each.again(_RETRY)
+            return
+        log.info("image.built" if done.status is Status.OK else "image.failed", reason=done.reason, digest=done.digest)
+        _BUILDS.labels(done.status).inc()
+        await self._tell(event("job", each.id, "done"), done, f"{each.id}-{each.attempt}-done")
+        await each.done()
+
+    async def _build(self, each: Job[BuildImageJob]) -> ImageManifest:
+        name = each.message.name
+        image = await recorded(self._bus, name)
+        steps: asyncio.Queue[Step | None] = asyncio.Queue(_STEPS)
+        loop = asyncio.get_running_loop()
+
+        def step(what: str, fraction: float) -> None:
+            loop.call_soon_threadsafe(steps.put_nowait, Step(what, fraction))
+
+        def build(cancel: Cancel) -> ImageManifest:
+            return assemble(name, image, self._places, Watch(cancel, step))
+
+        async with self._telling(each, steps):
+            return await in_thread(build)
+
+    @asynccontextmanager
+    async def _telling(self, each: Job[BuildImageJob], steps: asyncio.Queue[Step | None]) -> AsyncIterator[None]:
+        """Tell of the steps put into the queue; at the end, of those left."""
+        telling = asyncio.create_task(self._tell_steps(each, steps))
+        try:
+            yield
+        except asyncio.CancelledError:
+            telling.cancel()
+            raise
+        finally:
+            steps.put_nowait(None)
+            await asyncio.gather(telling, return_exceptions=True)
+
+    async def _tell_steps(self, each: Job[BuildImageJob], steps: asyncio.Queue[Step | None]) -> None:
+        number = 0
+        while (step := await steps.get()) is not None:
+            number += 1
+            told = JobProgress(
+                job=each.id, image=each.message.name, step=step.name, at=self._now(), fraction=step.fraction
+            )
+            await self._tell(event("job", each.id, "progress"), told, f"{each.id}-{each.attempt}-{number}")
+
+    async def _publish(self, name: str, manifest: ImageManifest) -> None:
+        request = PublishImageRequest(name=name, manifest=compact(manifest))
+        await self._bus.call(rpc(Service.REGISTRY, "publish-image"), request, Empty, timeout=_TIMEOUT)
+        releases = await _list(self._bus, Kind.IMAGE_RELEASE)
+        in_use = {ImageRelease.model_validate(data).digest for data in releases.values()}
+        builds = Builds(self._places.store)
+        removed = await in_thread(lambda _: builds.prune(self._keep, in_use))
+        if removed:
+            self._log.info("image.pruned", digests=removed)
+
+    async def _tell(self, subject: str, message: JobProgress | JobDone, identity: str) -> None:
+        """An event about a job. One that cannot be stored is logged: the work itself counts."""
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                await self._bus.emit(subject, message, id=identity)
+        except (BusError, TimeoutError) as error:
+            self._log.warning("image.untold", subject=subject, error=str(error))
+
+    def _done(
+        self, each: Job[BuildImageJob], status: Status, *, reason: str | None = None, digest: str | None = None
+    ) -> JobDone:
+        return JobDone(
+            job=each.id, image=each.message.name, status=status, reason=reason, digest=digest, at=self._now()
+        )
+
+
+async def recorded(bus: Bus, name: str) -> Image:
+    """The record of an image. NotFound if there is none, Unavailable without a registry."""
+    records = await _list(bus, Kind.IMAGE, name)
+    return Image.model_validate(records[name])
+
+
+def build_id(name: str, image: Image) -> str:
+    """The id of the job that builds an image as it is recorded; the registry makes the same of the same."""
+    return hashlib.sha256(pack({"name": name, "image": compact(image)})).hexdigest()[:32]
+
+
+async def _list(bus: Bus, kind: Kind, name: str | None = None) -> dict[str, dict[str, object]]:
+    request = RecordsRequest(kind=kind, name=name)
+    reply = await bus.call(rpc(Service.REGISTRY, "list"), request, RecordsReply, timeout=_TIMEOUT)
+    return reply.records
+
+
+@asynccontextmanager
+async def _alive(each: Job[BuildImageJob]) -> AsyncIterator[None]:
+    """Tell the queue that the job is being worked on, for as long as this lasts."""
+
+    async def beat() -> None:
+        while True:
+            await each.still_working()
+            await asyncio.sleep(_SIGN_OF_LIFE)
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
