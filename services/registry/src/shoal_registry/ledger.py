@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import structlog
+
 from shoal_bus.api import Store, Write
 from shoal_bus.errors import BusError, Conflict, Unavailable
 from shoal_model.messages import ChangeReply, RecordChange
@@ -18,6 +20,7 @@ from shoal_registry.mirror import Mirror
 Decide = Callable[[Snapshot, Collection[Key]], Updates]
 """What is wanted, given the records as they are and those this change has already brought about. Raises Invalid."""
 
+_LOG = structlog.stdlib.get_logger("shoal.registry")
 _ATTEMPTS = 200
 _LEARN_SECONDS = 15.0
 
@@ -88,6 +91,13 @@ class Ledger:
                     done |= _standing(self._mirror.snapshot, left)
                 plan = self._plan_the_rest(decide, done, identity)
             if not plan.steps:
+                _LOG.info(
+                    "registry.change",
+                    author=author,
+                    change=identity,
+                    records=len(changes),
+                    revision=self._mirror.revision,
+                )
                 return ChangeReply(changes=changes, revision=self._mirror.revision)
         raise Conflict("others change the records faster than this change can be decided: try again")
 

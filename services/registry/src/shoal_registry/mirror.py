@@ -94,6 +94,7 @@ class Mirror:
                     continue
                 if entry.revision <= self.revision:
                     continue  # given again after a reconnect
+                self._revisions[entry.key] = entry.revision
                 self._pending.append(entry)
                 if entry.key == head.KEY and entry.value is not None:
                     batch = self._take(entry.value, entry.revision)
@@ -104,7 +105,6 @@ class Mirror:
     def _take(self, value: bytes, revision: int) -> Batch:
         moved: list[Moved] = []
         for entry in self._pending:
-            self._revisions[entry.key] = entry.revision
             key = _record_key(entry.key)
             if key is not None:
                 moved.append(Moved(key, get(self.snapshot, key), _record(key, entry), entry.revision))
