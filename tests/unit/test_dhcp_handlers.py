@@ -84,7 +84,7 @@ def test_a_boot_is_told_step_by_step_and_its_retransmissions_are_not() -> None:
             "loader": "snponly.efi",
         },
     )
-    assert lab.told[0].id == "dhcp.offer-52:54:00:77:00:11-12345678"
+    assert lab.told[0].id == f"dhcp.offer-52:54:00:77:00:11-12345678-{int(START.timestamp()) // 11}"
     lab.send(replace(request(MessageType.DISCOVER, PXE), xid=7), 60.0)
     assert len(lab.told) == 3
 
@@ -94,6 +94,13 @@ def test_two_heads_give_one_event_the_same_id() -> None:
     for lab in (one, other):
         lab.send(request(MessageType.DISCOVER, PXE))
     assert one.told[0].id == other.told[0].id
+
+
+def test_the_next_boot_has_another_id_even_if_it_has_the_same_xid() -> None:
+    lab = Lab()
+    lab.send(request(MessageType.DISCOVER, PXE), 0.0)
+    lab.send(request(MessageType.DISCOVER, PXE), 20.0)
+    assert len({notice.id for notice in lab.told}) == 2
 
 
 def test_firmware_and_the_loader_it_fetched_are_two_steps() -> None:

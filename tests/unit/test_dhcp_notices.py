@@ -23,9 +23,16 @@ def test_retransmissions_are_no_news() -> None:
     transactions = Transactions()
     assert transactions.is_new("offer", 1, 0.0)
     assert not transactions.is_new("offer", 1, 4.0)
-    assert not transactions.is_new("offer", 1, 400.0)
-    assert transactions.is_new("offer", 2, 401.0)
-    assert transactions.is_new("ack", 1, 401.0)
+    assert not transactions.is_new("offer", 1, 14.0)
+    assert transactions.is_new("offer", 2, 21.0)
+    assert transactions.is_new("ack", 1, 21.0)
+
+
+def test_firmware_whose_boots_all_begin_with_the_same_xid_is_told_of_each_time() -> None:
+    transactions = Transactions()
+    assert transactions.is_new("offer", 1, 0.0)
+    assert not transactions.is_new("offer", 1, 1.0)
+    assert transactions.is_new("offer", 1, 17.0)
 
 
 def test_a_step_is_told_once_a_second_whatever_its_xid() -> None:

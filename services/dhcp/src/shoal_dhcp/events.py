@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from shoal_dhcp.answers import Noted, Reply
 from shoal_dhcp.loaders import architecture, printable
+from shoal_dhcp.notices import Transactions
 from shoal_dhcp.replies import Boot
 from shoal_dhcp4 import ANY, MessageType, Option, Packet
 from shoal_model import names, subjects
@@ -52,7 +53,7 @@ def boot_step(reply: Reply, boot: Boot, stage: Stage, at: datetime) -> Notice:
     else:
         details["loader"] = boot.file
     event = BootEvent(node=reply.given.node, stage=stage, at=at, status=status, reason=reason, details=details)
-    return Notice(subjects.boot_event(event.node, stage), event, f"{stage}-{reply.given.mac}-{reply.packet.xid:08x}")
+    return Notice(subjects.boot_event(event.node, stage), event, _id(str(stage), reply.given.mac, reply.packet.xid, at))
 
 
 def declined(noted: Noted, request: Packet, at: datetime) -> Notice:
@@ -65,7 +66,9 @@ def declined(noted: Noted, request: Packet, at: datetime) -> Notice:
         reason=f"the node declined {noted.address}: another machine answers at this address; find and stop it",
         details={"address": str(noted.address)},
     )
-    return Notice(subjects.boot_event(event.node, event.stage), event, f"declined-{noted.given.mac}-{request.xid:08x}")
+    return Notice(
+        subjects.boot_event(event.node, event.stage), event, _id("declined", noted.given.mac, request.xid, at)
+    )
 
 
 def machine_uuid(request: Packet) -> str | None:
@@ -75,3 +78,8 @@ def machine_uuid(request: Packet) -> str | None:
     """
     value = request.options.get(Option.CLIENT_MACHINE_IDENTIFIER, b"")
     return value[1:].hex() if len(value) == 1 + _GUID_SIZE and value[0] == 0 and any(value) else None
+
+
+def _id(what: str, mac: str, xid: int, at: datetime) -> str:
+    """The same for all replicas that hear the packet; another for the next boot, even if that has the same `xid`."""
+    return f"{what}-{mac}-{xid:08x}-{int(at.timestamp() // Transactions.RETRANSMISSION)}"

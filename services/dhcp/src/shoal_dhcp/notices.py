@@ -31,9 +31,11 @@ class Recently:
 class Transactions:
     """Tells a new step of a boot from its retransmissions, which carry the same `xid` (RFC 2131, section 4.1).
 
+    Some firmware begins every boot with the same `xid`: after `RETRANSMISSION` seconds of silence it is a new boot.
     Keys are steps of registered nodes, so that there are never many of them. One step is told once a second at most.
     """
 
+    RETRANSMISSION = 11.0  # iPXE's longest pause between two is 10 s
     _INTERVAL = 1.0
 
     def __init__(self) -> None:
@@ -41,8 +43,11 @@ class Transactions:
 
     def is_new(self, step: Hashable, xid: int, now: float) -> bool:
         """Whether this is the first packet of its transaction; if so it is taken as told."""
-        last = self._last.get(step)
-        if last is not None and (last[0] == xid or now - last[1] < self._INTERVAL):
+        last_xid, last = self._last.get(step, (None, 0.0))
+        if last_xid == xid and now - last < self.RETRANSMISSION:
+            self._last[step] = (xid, now)
+            return False
+        if last_xid is not None and now - last < self._INTERVAL:
             return False
         self._last[step] = (xid, now)
         return True

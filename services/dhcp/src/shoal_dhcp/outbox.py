@@ -51,6 +51,7 @@ class BusOutbox:
                 raise
             self._waiting.extendleft(reversed(unsent))
             if unsent:
+                self._log.warning("dhcp.bus_unavailable", waiting=len(self._waiting))
                 return False
         self._filled.clear()
         return True
@@ -73,8 +74,7 @@ class BusOutbox:
                 await self._bus.publish(notice.subject, notice.message)
             else:
                 await self._bus.emit(notice.subject, notice.message, id=notice.id)
-        except Unavailable as error:
-            self._log.warning("dhcp.bus_unavailable", subject=notice.subject, reason=str(error))
+        except Unavailable:
             return notice
         except BusError as error:
             self._log.error("dhcp.notice_refused", subject=notice.subject, reason=str(error))
