@@ -21,6 +21,8 @@ class FakeLink:
         self.stored: list[tuple[str, dict[str, Any], str]] = []
         self.flushes_that_fail = 0
         self.arrived = asyncio.Event()
+        self.answers = asyncio.Event()
+        self.answers.set()
         self._buffer: list[tuple[str, dict[str, Any], str]] = []
 
     async def publish(self, subject: str, message: Mapping[str, Any], /, timeout: float = 5.0) -> None:
@@ -38,6 +40,7 @@ class FakeLink:
         raise NotImplementedError
 
     async def flush(self, timeout: float = 5.0, /) -> None:
+        await self.answers.wait()
         if self.flushes_that_fail:
             self.flushes_that_fail -= 1
             raise Unavailable("the connection broke")
@@ -105,6 +108,19 @@ async def test_the_courier_delivers_what_is_noted_while_it_runs() -> None:
         await link.arrived.wait()
         line.event(Stage.IMAGE_RECEIVED)
     assert link.stages == ["image.source", "image.received"]
+
+
+async def test_what_is_on_the_wire_when_the_stage_ends_is_waited_for_and_not_broken_off() -> None:
+    link, line = FakeLink(), timeline()
+    link.answers.clear()
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(5), line.carried(link, 1.0):
+        line.event(Stage.STAGE2_SCRIPTS)
+        await asyncio.sleep(0)  # the courier waits for the server now
+        line.event(Stage.SYSTEMD_START)
+        loop.call_soon(link.answers.set)
+    assert link.stages == ["stage2.scripts", "systemd.start"]
+    assert len(link.stored) == len({identity for _, _, identity in link.stored})
 
 
 async def test_an_error_inside_is_told_once_and_raised() -> None:

@@ -74,6 +74,7 @@ class Timeline:
         self._lines: list[str] = []
         self._last = (Stage.STAGE1_START, OK)
         self._wake = asyncio.Event()
+        self._stopping = False
 
     def event(self, stage: Stage, details: Details | None = None, *, status: str = OK, reason: str = "") -> None:
         """Note that a stage was reached, and how it went. `reason` is for people."""
@@ -120,8 +121,8 @@ class Timeline:
             self._lines = []
         return list(self._waiting)
 
-    async def deliver(self, link: Link) -> None:
-        """Carry events and lines to the head, for ever. Cancel it when the stage ends."""
+    async def _deliver(self, link: Link) -> None:
+        """Carry events and lines to the head until the stage ends."""
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
@@ -129,11 +130,11 @@ class Timeline:
 
         self.journal.on_line = wake
         try:
-            while True:
+            while not self._stopping:
                 self._wake.clear()
                 if not await self._sent_everything(link):
                     await asyncio.sleep(_PAUSE)
-                else:
+                elif not self._stopping:
                     await self._wake.wait()
         finally:
             self.journal.on_line = lambda: None
@@ -143,15 +144,18 @@ class Timeline:
         """Have everything carried to the head during this block, and for `farewell` seconds after it."""
         try:
             async with asyncio.TaskGroup() as group:
-                courier = group.create_task(self.deliver(link))
+                group.create_task(self._deliver(link))
                 try:
                     yield
                 except Exception as error:
                     self.failed(error)
                     raise
                 finally:
-                    courier.cancel()
+                    # Told to stop, not cancelled: what is on the wire is never in doubt then.
+                    self._stopping = True
+                    self._wake.set()
         finally:
+            self._stopping = False
             await self.drain(link, farewell)
 
     async def drain(self, link: Link, seconds: float) -> None:
