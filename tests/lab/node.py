@@ -94,7 +94,8 @@ class VirtualNode:
 
     def tail(self, lines: int = 30) -> str:
         """The end of what the console has shown."""
-        return "\n".join(self.text().replace("\r", "").splitlines()[-lines:])
+        shown = [line.strip("\r") for line in self.text().split("\n")]
+        return "\n".join([line for line in shown if line][-lines:])
 
     def type(self, text: str) -> None:
         """Type on the serial console."""

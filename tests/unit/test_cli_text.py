@@ -3,6 +3,7 @@
 import contextlib
 import json
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -160,6 +161,11 @@ def test_control_characters_are_shown_not_obeyed(text: str, shown: str) -> None:
 def test_lines_keep_tabs_and_drop_carriage_returns() -> None:
     assert terminal.safe_lines("a\tb\r\n\x1b]0;x\x07\n") == ["a\tb", "\\x1b]0;x\\x07"]
     assert terminal.safe_lines("") == []
+
+
+def test_colours_take_no_room_in_a_table() -> None:
+    red = click.style("up", fg="red")
+    assert terminal.table(["s", "x"], [[red, "1"], ["down", "2"]]) == ["s     x", f"{red}    1", "down  2"]
 
 
 def test_a_table_is_aligned_and_never_cut() -> None:

@@ -68,11 +68,16 @@ def plain(value: object) -> str:
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Left-aligned columns as lines: never cut, never wrapped, so that `grep` and `awk` see what people see."""
     cells = [list(headers), *([*row] for row in rows)]
-    widths = [max(cell_len(row[column]) for row in cells) for column in range(len(headers))]
+    widths = [max(_width(row[column]) for row in cells) for column in range(len(headers))]
     return [
-        _GAP.join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        _GAP.join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     ]
+
+
+def _width(cell: str) -> int:
+    """Columns on the terminal; our own colours take none."""
+    return cell_len(click.unstyle(cell))
 
 
 def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
