@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +17,6 @@ import shoal_registry.service
 from shoal_bus.api import Bus, Endpoint, Entry
 from shoal_bus.codec import unpack
 from shoal_bus.errors import Denied, NotFound
-from shoal_bus.fakes import MemoryBus
-from shoal_bus.nats import NatsBus
 from shoal_model import messages as m
 from shoal_model.subjects import Service, Stage, boot_event, node_log, node_topic, rpc
 from shoal_service.records import RecordsView
@@ -36,29 +34,14 @@ DOCUMENT: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=["memory", "nats"])
-async def clients(request: pytest.FixtureRequest) -> AsyncIterator[Clients]:
+@pytest.fixture
+async def recorded(clients: Clients) -> AsyncIterator[Clients]:
     """Makes participants on one bus, on which a registry answers and two nodes are recorded."""
-    async with AsyncExitStack() as stack:
-        if request.param == "memory":
-            whole = MemoryBus()
-
-            async def client() -> Bus:
-                return whole.client()
-        else:
-            url = request.getfixturevalue("nats_server").url
-
-            async def client() -> Bus:
-                bus = await NatsBus.connect([url], name="test", timeout=10)
-                stack.push_async_callback(bus.close)
-                return bus
-
-        bus = await client()
-        await bus.prepare()
-        await stack.enter_async_context(living(lambda tasks: shoal_registry.service.start(bus, tasks, now, "0")))
-        request_ = m.ApplyRequest(document=DOCUMENT, author="ada")
-        await bus.call(rpc(Service.REGISTRY, "apply"), request_, m.ChangeReply, timeout=30)
-        yield client
+    bus = await clients()
+    async with living(lambda tasks: shoal_registry.service.start(bus, tasks, now, "0")):
+        request = m.ApplyRequest(document=DOCUMENT, author="ada")
+        await bus.call(rpc(Service.REGISTRY, "apply"), request, m.ChangeReply, timeout=30)
+        yield clients
 
 
 def now() -> datetime:
@@ -130,8 +113,8 @@ async def states(bus: Bus) -> dict[str, m.NodeState]:
     return {status.node: status.state for status in (await ask(bus, "status", m.StatusRequest(), m.StatusReply)).nodes}
 
 
-async def test_a_boot_is_told_and_outlives_fleet(clients: Clients, tmp_path: Path) -> None:
-    bus = await clients()
+async def test_a_boot_is_told_and_outlives_fleet(recorded: Clients, tmp_path: Path) -> None:
+    bus = await recorded()
 
     async def latest() -> list[str]:
         boots = (await ask(bus, "boots", m.BootsRequest(nodes=["n001", "n002"]), m.BootsReply)).boots
@@ -140,7 +123,7 @@ async def test_a_boot_is_told_and_outlives_fleet(clients: Clients, tmp_path: Pat
     async def told(number: int) -> bool:
         return len(await latest()) == number
 
-    async with fleet(await clients(), tmp_path):
+    async with fleet(await recorded(), tmp_path):
         await emit(bus, event(Stage.DHCP_OFFER, None, -3))
         await emit(bus, event(Stage.DHCP_ACK, None, -2))
         await emit(bus, event(Stage.LOADER_CONFIG, "b1", -1))
@@ -148,7 +131,7 @@ async def test_a_boot_is_told_and_outlives_fleet(clients: Clients, tmp_path: Pat
         await bus.emit(boot_event("n999", Stage.STAGE1_START), event(Stage.STAGE1_START, "b1", node="n999"))
         await until(lambda: told(3))
     await emit(bus, event(Stage.STAGE1_START, "b1"))
-    async with fleet(await clients(), tmp_path):
+    async with fleet(await recorded(), tmp_path):
         await until(lambda: told(4))
         assert await latest() == ["dhcp.offer", "dhcp.ack", "loader.config", "stage1.start"]
         assert (await states(bus)) == {"n001": m.NodeState.BOOTING, "n002": m.NodeState.UNKNOWN}
@@ -156,8 +139,8 @@ async def test_a_boot_is_told_and_outlives_fleet(clients: Clients, tmp_path: Pat
             await ask(bus, "boots", m.BootsRequest(nodes=["n999"]), m.BootsReply)
 
 
-async def test_states_follow_heartbeats_and_only_transitions_are_stored(clients: Clients, tmp_path: Path) -> None:
-    bus = await clients()
+async def test_states_follow_heartbeats_and_only_transitions_are_stored(recorded: Clients, tmp_path: Path) -> None:
+    bus = await recorded()
     state = await bus.store("state")
     stored: list[tuple[str, str]] = []
 
@@ -174,7 +157,7 @@ async def test_states_follow_heartbeats_and_only_transitions_are_stored(clients:
         return [what for _, what in stored] == list(wanted)
 
     watching = asyncio.create_task(watch())
-    async with fleet(await clients(), tmp_path, lost_after=2.0):
+    async with fleet(await recorded(), tmp_path, lost_after=2.0):
         await emit(bus, event(Stage.LOADER_CONFIG, "b1"))
         await until(lambda: reached("booting"))
         for _ in range(20):
@@ -185,7 +168,7 @@ async def test_states_follow_heartbeats_and_only_transitions_are_stored(clients:
         (status,) = (await ask(bus, "status", m.StatusRequest(nodes=["n001"]), m.StatusReply)).nodes
         assert status.heartbeat is not None
         await until(lambda: reached("booting", "up", "lost"))
-    async with fleet(await clients(), tmp_path, lost_after=2.0):
+    async with fleet(await recorded(), tmp_path, lost_after=2.0):
         await asyncio.sleep(1.5)
         assert (await states(bus))["n001"] is m.NodeState.LOST
         assert len(stored) == 3
@@ -204,8 +187,8 @@ async def test_states_follow_heartbeats_and_only_transitions_are_stored(clients:
     await asyncio.gather(watching, return_exceptions=True)
 
 
-async def test_stage_logs_come_over_the_bus_and_by_datagram(clients: Clients, tmp_path: Path) -> None:
-    bus, logs = await clients(), tmp_path / "logs"
+async def test_stage_logs_come_over_the_bus_and_by_datagram(recorded: Clients, tmp_path: Path) -> None:
+    bus, logs = await recorded(), tmp_path / "logs"
 
     async def text() -> list[str]:
         reply = await ask(bus, "log", m.LogRequest(node="n001"), m.LogReply)
@@ -220,7 +203,7 @@ async def test_stage_logs_come_over_the_bus_and_by_datagram(clients: Clients, tm
     def lines(sequence: int, *text: str, node: str = "n001") -> m.LogLines:
         return m.LogLines(node=node, boot="b1", stage="stage1", sequence=sequence, lines=list(text))
 
-    async with fleet(await clients(), logs) as port:
+    async with fleet(await recorded(), logs) as port:
         await emit(bus, event(Stage.LOADER_CONFIG, "b1"))
         await until(known)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as node:
@@ -234,13 +217,13 @@ async def test_stage_logs_come_over_the_bus_and_by_datagram(clients: Clients, tm
         await bus.publish(node_log("n002"), lines(1, "in another's name"))
         await until(lambda: said("no carrier", "one", "two\\x1b[2J"))
     await bus.publish(node_log("n001"), lines(1, "while fleet was away"))
-    async with fleet(await clients(), logs):
+    async with fleet(await recorded(), logs):
         await until(lambda: said("no carrier", "one", "two\\x1b[2J", "while fleet was away"))
     assert {name for _, _, names in os.walk(logs) for name in names} == {"b1.log", ".position"}
 
 
-async def test_a_command_runs_on_all_nodes_at_once(clients: Clients, tmp_path: Path) -> None:
-    bus, node = await clients(), await clients()
+async def test_a_command_runs_on_all_nodes_at_once(recorded: Clients, tmp_path: Path) -> None:
+    bus, node = await recorded(), await recorded()
     both = asyncio.Barrier(2)
 
     async def execute(subject: str, order: m.NodeExec) -> m.NodeExecReply:
@@ -251,7 +234,7 @@ async def test_a_command_runs_on_all_nodes_at_once(clients: Clients, tmp_path: P
     async def refuse(subject: str, order: m.NodeExec) -> m.NodeExecReply:
         raise Denied("not today")
 
-    async with fleet(await clients(), tmp_path):
+    async with fleet(await recorded(), tmp_path):
         subject = node_topic("n001", "exec")
         endpoints = [Endpoint(node_topic(name, "exec"), m.NodeExec, execute) for name in ("n001", "n002")]
         served = await node.serve("node", "0", endpoints)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -14,8 +14,6 @@ from pydantic import BaseModel
 from shoal_bus.api import Bus, Store
 from shoal_bus.codec import unpack
 from shoal_bus.errors import Conflict, Invalid, NotFound, Unavailable
-from shoal_bus.fakes import MemoryBus
-from shoal_bus.nats import NatsBus
 from shoal_model import messages as m
 from shoal_model.records import RECORD_TYPES, Kind, Node, parse_key
 from shoal_model.subjects import RECORDS_BUCKET, Service, rpc
@@ -33,32 +31,10 @@ DOCUMENT: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=["memory", "nats"])
-async def clients(request: pytest.FixtureRequest) -> AsyncIterator[Clients]:
-    """Makes participants on one bus."""
-    async with AsyncExitStack() as stack:
-        if request.param == "memory":
-            whole = MemoryBus()
-
-            async def client() -> Bus:
-                return whole.client()
-        else:
-            url = request.getfixturevalue("nats_server").url
-
-            async def client() -> Bus:
-                bus = await NatsBus.connect([url], name="test", timeout=10)
-                stack.push_async_callback(bus.close)
-                return bus
-
-        yield client
-
-
 @asynccontextmanager
 async def registry(bus: Bus) -> AsyncIterator[None]:
     """A registry that answers, until the block ends."""
     answers = asyncio.Event()
-
-    await bus.prepare()
 
     async def live() -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -181,7 +157,6 @@ async def test_a_change_is_told_once_with_two_registries(clients: Clients) -> No
                 heard.append(event)
 
     async with registry(await clients()), registry(await clients()):
-        await bus.prepare()
         task = asyncio.create_task(hear())
         reply = await apply(bus)
         await until(lambda: _ready(len(heard) >= 5))

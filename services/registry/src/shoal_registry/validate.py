@@ -1,6 +1,7 @@
 """Whether a whole configuration fits together. Each record by itself has been checked by its model. Pure."""
 
 import ipaddress
+import socket
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
@@ -158,63 +159,78 @@ def _networks(cluster: Cluster) -> Iterator[Problem]:
             widest = index
 
 
-def _interfaces(cluster: Cluster, name: str, node: Node, boot: str | None) -> Iterator[tuple[str, str, str | None]]:
-    """Path, address and network name of each interface of a node."""
-    yield path(Kind.NODE, name, "address"), node.address, node.network or boot
-    for index, nic in enumerate(node.nics):
-        yield path(Kind.NODE, name, "nics", str(index), "address"), nic.address, nic.network
+# Each of the following looks at every node at every change: paths are made for those that are told of alone.
+
+_Place = tuple[Kind, str, tuple[str, ...]]
 
 
 def _addresses(cluster: Cluster) -> Iterator[Problem]:
-    taken: dict[str, str] = {}
+    taken: dict[str, _Place] = {}
     for name, network in cluster.networks.items():
         for field in ("gateway", "head"):
             if (address := getattr(network, field)) is not None:
-                taken[address] = path(Kind.NETWORK, name, field)
+                taken[address] = (Kind.NETWORK, name, (field,))
     ranges = {name: _Range.of(network) for name, network in cluster.networks.items()}
     boot = next((name for name, network in cluster.networks.items() if network.boot), None)
     for name, node in cluster.nodes.items():
-        for where, address, network_name in _interfaces(cluster, name, node, boot):
-            if (first := taken.setdefault(address, where)) != where:
-                yield Problem(where, f"{address} is taken by {first}", "give it a free address")
+        for place, address, network_name in _interfaces(name, node, boot):
+            if (first := taken.setdefault(address, place)) is not place:
+                yield Problem(_path(place), f"{address} is taken by {_path(first)}", "give it a free address")
             inside = ranges.get(network_name or "")
             if inside is not None and not inside.holds(address):
                 cidr = cluster.networks[network_name or ""].cidr
                 what = f"{address} is no host address of {cidr} (network {network_name})"
-                yield Problem(where, what, "take one between its network and broadcast address, or name its network")
+                yield Problem(
+                    _path(place), what, "take one between its network and broadcast address, or name its network"
+                )
+
+
+def _interfaces(name: str, node: Node, boot: str | None) -> Iterator[tuple[_Place, str, str | None]]:
+    """Place, address and network name of each interface of a node."""
+    yield (Kind.NODE, name, ("address",)), node.address, node.network or boot
+    for index, nic in enumerate(node.nics):
+        yield (Kind.NODE, name, ("nics", str(index), "address")), nic.address, nic.network
+
+
+def _path(place: _Place) -> str:
+    return path(place[0], place[1], *place[2])
 
 
 class _Range(NamedTuple):
-    """The host addresses of a network as numbers: `usable` of the model for ten thousand addresses at once."""
+    """The host addresses of a network in network byte order: `usable` of the model for ten thousand addresses."""
 
-    first: int
-    last: int
+    first: bytes
+    last: bytes
 
     @classmethod
     def of(cls, network: Network) -> "_Range":
         cidr = ipaddress.IPv4Network(network.cidr)
         edge = 0 if cidr.prefixlen >= 31 else 1
-        return cls(int(cidr.network_address) + edge, int(cidr.broadcast_address) - edge)
+        return cls((cidr.network_address + edge).packed, (cidr.broadcast_address - edge).packed)
 
     def holds(self, address: str) -> bool:
-        return self.first <= int(ipaddress.IPv4Address(address)) <= self.last
+        return self.first <= socket.inet_aton(address) <= self.last
 
 
 def _hardware_addresses(cluster: Cluster) -> Iterator[Problem]:
-    taken: dict[str, str] = {}
+    taken: dict[str, _Place] = {}
     for name, node in cluster.nodes.items():
-        yield from _claim(taken, node.mac, path(Kind.NODE, name, "mac"))
+        place: _Place = (Kind.NODE, name, ("mac",))
+        if (first := taken.setdefault(node.mac, place)) is not place:
+            yield _claimed(node.mac, place, first)
         for index, nic in enumerate(node.nics):
-            yield from _claim(taken, nic.mac, path(Kind.NODE, name, "nics", str(index), "mac"))
+            place = (Kind.NODE, name, ("nics", str(index), "mac"))
+            if (first := taken.setdefault(nic.mac, place)) is not place:
+                yield _claimed(nic.mac, place, first)
 
 
 def _host_names(cluster: Cluster) -> Iterator[Problem]:
-    taken: dict[str, str] = {}
+    taken: dict[str, _Place] = {}
     for name, node in cluster.nodes.items():
-        where = path(Kind.NODE, name, *(("name",) if node.name is not None else ()))
-        yield from _claim(taken, node.name or name, where)
+        place: _Place = (Kind.NODE, name, () if node.name is None else ("name",))
+        if (first := taken.setdefault(node.name or name, place)) is not place:
+            yield _claimed(node.name or name, place, first)
 
 
-def _claim(taken: dict[str, str], value: str, where: str) -> Iterator[Problem]:
-    if (first := taken.setdefault(value, where)) != where:
-        yield Problem(where, f"{value} is taken by {first}", "each may be given once in the cluster")
+def _claimed(value: str, place: _Place, first: _Place) -> Problem:
+    return Problem(_path(place), f"{value} is taken by {_path(first)}", "each may be given once in the cluster")
