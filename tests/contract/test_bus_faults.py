@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
@@ -152,6 +153,23 @@ async def test_streams_are_prepared_by_many_at_once_and_updated(nats_server: Nat
     assert (records["config"]["max_msgs_per_subject"], records["config"]["description"]) == (8, "kept")
     for bus in buses:
         await bus.close()
+
+
+async def test_a_small_disk_gets_small_streams(tmp_path: Path) -> None:
+    """The server sets a stream's `max_bytes` aside when it is made."""
+    server = NatsServer(tmp_path / "small", limits="max_file_store: 300MB")
+    server.start()
+    try:
+        for _ in range(2):
+            bus = await NatsBus.connect([server.url], name="test", timeout=10)
+            await bus.prepare()
+            await bus.emit("evt.test.a.happened", Text(text="x"))
+            await bus.enqueue("job.test.make", Text(text="x"), id="x")
+            info = await jetstream.api(bus.connection, "STREAM.INFO.EVENTS")
+            assert info["config"]["max_bytes"] == (2 << 30) // 16
+            await bus.close()
+    finally:
+        server.kill()
 
 
 async def test_no_consumers_are_left_behind(bus: NatsBus) -> None:

@@ -18,6 +18,7 @@ class NatsProxy:
         self.connections = 0
         self._server_port = server_port
         self._writers: set[asyncio.StreamWriter] = set()
+        self._joined: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
 
     @property
@@ -43,10 +44,15 @@ class NatsProxy:
         assert self._listener is not None
         self._listener.close()
         self.cut()
+        while self._joined:
+            await asyncio.wait(self._joined)
         await self._listener.wait_closed()
-        await asyncio.sleep(0.01)
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        joined = asyncio.current_task()
+        assert joined is not None
+        self._joined.add(joined)
+        joined.add_done_callback(self._joined.discard)
         self.connections += 1
         self._writers.add(writer)
         try:
@@ -58,11 +64,13 @@ class NatsProxy:
         up = asyncio.create_task(self._carry(reader, server_writer, _as_it_is))
         down = asyncio.create_task(self._carry(server_reader, writer, lambda data: self.to_client(data)))
         await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
-        up.cancel()
-        down.cancel()
         self._writers.discard(writer)
         for end in (writer, server_writer):
             end.transport.abort()
+        await asyncio.wait({up, down})
+        for end in (writer, server_writer):
+            end.close()
+            await asyncio.gather(end.wait_closed(), return_exceptions=True)
 
     @staticmethod
     async def _carry(

@@ -14,17 +14,14 @@ _START_WITHIN = 20.0
 class NatsServer:
     """Started by `start`, at the same port and with the same content again after `stop` or `kill`."""
 
-    def __init__(
-        self, directory: Path, *, config: str = "", sync_always: bool = False, host: str = "127.0.0.1"
-    ) -> None:
+    def __init__(self, directory: Path, *, config: str = "", limits: str = "", host: str = "127.0.0.1") -> None:
         self.directory = directory
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
         store = json.dumps(str(directory / "jetstream"))
-        always = "sync_interval: always" if sync_always else ""
         self._config = directory / "nats.conf"
-        self._config.write_text(f"listen: {host}:{self.port}\njetstream {{ store_dir: {store}\n{always} }}\n{config}\n")
+        self._config.write_text(f"listen: {host}:{self.port}\njetstream {{ store_dir: {store}\n{limits} }}\n{config}\n")
 
     @property
     def url(self) -> str:

@@ -47,16 +47,18 @@ class Listening:
         self._tasks: set[asyncio.Task[None]] = set()
         self._subscription: NatsSubscription | None = None
         self._link: Link | None = None
+        self._stopped = False
 
     async def attach(self, link: Link) -> None:
-        """Listen on this link from now on."""
-        if self._link is link:
+        """Listen on this link from now on; nothing happens once `stop` was called."""
+        if self._link is link or self._stopped:
             return
         self._subscription = await link.subscribe(self.subject, self._arrived, self._queue)
         self._link = link
 
     async def stop(self) -> None:
         """Take no more messages, finish the handlers that run (8 s at most)."""
+        self._stopped = True
         self._owner.remove(self)
         try:
             async with asyncio.timeout(_DRAIN_TIMEOUT):

@@ -12,7 +12,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import nats.errors
@@ -39,9 +39,9 @@ class Credentials:
     """What proves us to the server: any of these together. `inbox_prefix` is what permissions let us listen on."""
 
     user: str | None = None
-    password: str | None = None
-    token: str | None = None
-    nkey_seed: str | None = None
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    nkey_seed: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
     inbox_prefix: str = "_INBOX"
 

@@ -1,0 +1,96 @@
+"""Bodies on the bus: what goes in comes out, and what is no body is an error that says so."""
+
+import contextlib
+import os
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from shoal_bus import codec
+from shoal_bus.errors import Invalid
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda children: st.lists(children, max_size=5) | st.dictionaries(st.text(), children, max_size=5),
+    max_leaves=20,
+)
+
+
+class Inner(BaseModel):
+    at: datetime
+    data: bytes = b""
+
+
+class Outer(BaseModel):
+    items: list[Inner]
+
+
+@given(st.dictionaries(st.text(), PLAIN))
+def test_maps_survive(data: dict[str, object]) -> None:
+    assert codec.unpack(codec.pack(data)) == data
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_map_or_invalid(body: bytes) -> None:
+    with contextlib.suppress(Invalid):
+        assert isinstance(codec.unpack(body), dict)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "not msgpack"),
+        (b"\xc0", "must be a map, not NoneType"),
+        (b"\x90", "must be a map, not list"),
+        (b"\x81\x01\x02", "not msgpack"),
+        (b"\x80\x80", "not msgpack"),
+        (b"\xdf\xff\xff\xff\xff", "not msgpack"),
+        (b"\x81\xa1a\xdd\xff\xff\xff\xff", "not msgpack"),
+        (b"\x81\xa1a" * 5000, "not msgpack"),
+        (b"\x81\xa1a\xa1\xff", "not msgpack"),
+    ],
+)
+def test_what_is_no_map_is_invalid(body: bytes, told: str) -> None:
+    with pytest.raises(Invalid, match=told):
+        codec.unpack(body)
+
+
+def test_messages_keep_times_and_bytes() -> None:
+    message = Outer(items=[Inner(at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), data=bytes(range(256)))])
+    assert codec.decode(codec.encode(message), Outer) == message
+
+
+def test_a_field_that_does_not_fit_is_named() -> None:
+    with pytest.raises(Invalid, match=r"^Outer: items\.1\.at: "):
+        codec.decode(codec.pack({"items": [{"at": "2026-01-01T00:00:00Z"}, {"at": "yesterday"}]}), Outer)
+
+
+def test_what_cannot_stand_in_a_message_is_our_own_error() -> None:
+    with pytest.raises(TypeError, match="set cannot stand in a message"):
+        codec.pack({"a": {1, 2}})
+
+
+@pytest.mark.parametrize("size", [0, 1, 128 << 10, (128 << 10) + 1, 3 << 20])
+def test_large_bodies_shrink_and_grow_again(size: int) -> None:
+    body = (b"node-000123 10.77.0.1 " * (size // 20 + 1))[:size]
+    squeezed, headers = codec.squeeze(body)
+    assert codec.expand(squeezed, headers.get(codec.CONTENT_ENCODING)) == body
+    assert bool(headers) == (size > 128 << 10)
+    assert len(squeezed) <= max(size // 10, 128 << 10)
+
+
+@given(st.binary(max_size=100))
+def test_no_deflated_body_is_anything_but_content_or_invalid(body: bytes) -> None:
+    with contextlib.suppress(Invalid):
+        assert len(codec.expand(body, "deflate")) < 200_000
+
+
+def test_a_body_is_cut_off_or_too_large() -> None:
+    squeezed, _ = codec.squeeze(os.urandom(1 << 20))
+    with pytest.raises(Invalid, match="cut off"):
+        codec.expand(squeezed[:-10], "deflate")
+    with pytest.raises(Invalid, match="only 'deflate' is known"):
+        codec.expand(b"", "zstd")
