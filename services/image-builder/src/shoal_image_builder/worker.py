@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from structlog.stdlib import BoundLogger
 
 from shoal_bus.api import Bus, Job
 from shoal_bus.codec import pack
-from shoal_bus.errors import BusError, NotFound
+from shoal_bus.errors import BusError, Denied, Invalid, NotFound
+from shoal_bus.streams import JOB_ATTEMPTS
 from shoal_image_builder.images.assemble import Places, Watch, assemble
 from shoal_image_builder.images.builds import Builds
 from shoal_image_builder.images.squashfs import NotWhatWasPacked
@@ -71,26 +73,28 @@ class Worker:
         name = each.message.name
         log = self._log.bind(job=each.id, image=name, attempt=each.attempt)
         log.info("image.build")
+        token = secrets.token_hex(8)  # the same job done anew tells of new events
         try:
             async with _alive(each):
                 with _SECONDS.time():
-                    manifest = await self._build(each)
+                    manifest = await self._build(each, token)
                 await self._publish(name, manifest)
             done = self._done(each, Status.OK, digest=manifest.squashfs.sha256)
         except _REFUSALS as error:
             done = self._done(each, Status.FAILED, reason=str(error))
-        except NotFound as error:
-            done = self._done(each, Status.FAILED, reason=f"image {name} is not recorded any more: {error}")
+        except (Invalid, Denied, NotFound) as error:
+            done = self._done(each, Status.FAILED, reason=str(error))
         except BusError as error:
             log.warning("image.build_again", error=str(error), seconds=_RETRY)
+            if each.attempt >= JOB_ATTEMPTS:
+                await self._tell_done(token, self._done(each, Status.FAILED, reason=str(error)))
             await each.again(_RETRY)
             return
         log.info("image.built" if done.status is Status.OK else "image.failed", reason=done.reason, digest=done.digest)
-        _BUILDS.labels(done.status).inc()
-        await self._tell(event("job", each.id, "done"), done, f"{each.id}-{each.attempt}-done")
+        await self._tell_done(token, done)
         await each.done()
 
-    async def _build(self, each: Job[BuildImageJob]) -> ImageManifest:
+    async def _build(self, each: Job[BuildImageJob], token: str) -> ImageManifest:
         name = each.message.name
         image = await recorded(self._bus, name)
         steps: asyncio.Queue[Step | None] = asyncio.Queue(_STEPS)
@@ -102,13 +106,15 @@ class Worker:
         def build(cancel: Cancel) -> ImageManifest:
             return assemble(name, image, self._places, Watch(cancel, step))
 
-        async with self._telling(each, steps):
+        async with self._telling(each, token, steps):
             return await in_thread(build)
 
     @asynccontextmanager
-    async def _telling(self, each: Job[BuildImageJob], steps: asyncio.Queue[Step | None]) -> AsyncIterator[None]:
+    async def _telling(
+        self, each: Job[BuildImageJob], token: str, steps: asyncio.Queue[Step | None]
+    ) -> AsyncIterator[None]:
         """Tell of the steps put into the queue; at the end, of those left."""
-        telling = asyncio.create_task(self._tell_steps(each, steps))
+        telling = asyncio.create_task(self._tell_steps(each, token, steps))
         try:
             yield
         except asyncio.CancelledError:
@@ -118,14 +124,14 @@ class Worker:
             steps.put_nowait(None)
             await asyncio.gather(telling, return_exceptions=True)
 
-    async def _tell_steps(self, each: Job[BuildImageJob], steps: asyncio.Queue[Step | None]) -> None:
+    async def _tell_steps(self, each: Job[BuildImageJob], token: str, steps: asyncio.Queue[Step | None]) -> None:
         number = 0
         while (step := await steps.get()) is not None:
             number += 1
             told = JobProgress(
                 job=each.id, image=each.message.name, step=step.name, at=self._now(), fraction=step.fraction
             )
-            await self._tell(event("job", each.id, "progress"), told, f"{each.id}-{each.attempt}-{number}")
+            await self._tell(event("job", each.id, "progress"), told, f"{token}-{number}")
 
     async def _publish(self, name: str, manifest: ImageManifest) -> None:
         request = PublishImageRequest(name=name, manifest=compact(manifest))
@@ -136,6 +142,10 @@ class Worker:
         removed = await in_thread(lambda _: builds.prune(self._keep, in_use))
         if removed:
             self._log.info("image.pruned", digests=removed)
+
+    async def _tell_done(self, token: str, done: JobDone) -> None:
+        _BUILDS.labels(done.status).inc()
+        await self._tell(event("job", done.job, "done"), done, f"{token}-done")
 
     async def _tell(self, subject: str, message: JobProgress | JobDone, identity: str) -> None:
         """An event about a job. One that cannot be stored is logged: the work itself counts."""

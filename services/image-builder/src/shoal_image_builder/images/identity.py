@@ -13,11 +13,12 @@ import zstandard
 
 import shoal_image_builder
 from shoal_image_builder.images import initrd, squashfs
-from shoal_image_builder.images.kernel_modules import ESSENTIAL, HARDWARE
 from shoal_image_builder.layers.layer import Layer
 from shoal_image_builder.modules.shelf import Module
 from shoal_image_builder.process import Cancel, output
 from shoal_model.records import Geometry
+
+_OWN = ("images/*.py", "layers/*.py", "node_python.py", "python_compiler.py")
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,10 @@ def identity(inputs: Inputs, tools: dict[str, str]) -> str:
 
 
 def initrd_key(inputs: Inputs, tools: dict[str, str]) -> str:
-    """What the large archive of the initrd depends on."""
+    """What the large archive of the initrd depends on; not on the rest of our own code, so that it is seldom made."""
     core = next(module for module in inputs.modules if module.name == "core")
-    parts = [core.sha256, inputs.runtime.sha256, [*ESSENTIAL, *HARDWARE], initrd.LEVEL, inputs.epoch, tools]
+    own = _own_digest(("images/cpio.py", "images/initrd.py", "images/kernel_modules.py", "node_python.py"))
+    parts = [core.sha256, inputs.runtime.sha256, initrd.LEVEL, inputs.epoch, own, tools["depmod"], tools["zstandard"]]
     return _digest(parts)
 
 
@@ -62,7 +64,7 @@ def tool_versions(cancel: Cancel) -> dict[str, str]:
         argv[0]: output(argv, cancel=cancel).decode().splitlines()[0].strip()
         for argv in (["tar2sqfs", "--version"], ["depmod", "--version"])
     }
-    return first | {"libzstd": _libzstd(), "zstandard": str(zstandard.ZSTD_VERSION), "assembly": _own_digest()}
+    return first | {"libzstd": _libzstd(), "zstandard": str(zstandard.ZSTD_VERSION), "assembly": _own_digest(_OWN)}
 
 
 def _libzstd() -> str:
@@ -74,12 +76,10 @@ def _libzstd() -> str:
 
 
 @cache
-def _own_digest() -> str:
-    """Our own code: what decides on an image's bytes."""
+def _own_digest(patterns: tuple[str, ...]) -> str:
+    """Our own code, as far as it decides on an image's bytes."""
     package = Path(next(iter(shoal_image_builder.__path__)))
-    folders = ("images", "layers")
-    files = [path for folder in folders for path in sorted((package / folder).glob("*.py"))]
-    files += [package / "node_python.py", package / "python_compiler.py"]
+    files = [path for pattern in patterns for path in sorted(package.glob(pattern))]
     return _digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
 
 

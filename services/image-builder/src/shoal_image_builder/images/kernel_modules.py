@@ -16,7 +16,7 @@ HARDWARE = (
     # networks on top, InfiniBand, and NFS below the image
     *("8021q", "bonding", "ib_ipoib", "mlx4_ib", "mlx5_ib", "nfsv3", "nfsv4"),
     # disks that may hold a cached image, and the keyboard of a rescue shell
-    *("ahci", "nvme", "sd_mod", "xhci_pci", "ehci_pci", "uhci_hcd", "usbhid", "hid_generic", "ext4", "xfs", "vfat"),
+    *("ahci", "nvme", "sd_mod", "xhci_pci", "ehci_pci", "uhci_hcd", "usbhid", "hid_generic", "ext4"),
     # checksums that file systems and drivers ask for by name, not as a dependency
     *("crc32c_generic", "crc32c_intel"),
 )

@@ -93,7 +93,10 @@ def manifest_bytes(entries: Iterable[Entry]) -> bytes:
 def parse_manifest(content: bytes) -> list[Entry]:
     """The reverse of `manifest_bytes`. LayerError if it is damaged."""
     try:
-        return [Entry.from_plain(data) for data in json.loads(content)]
+        listed = json.loads(content)
+        if not isinstance(listed, list):
+            raise LayerError("the manifest is no list of entries")
+        return [Entry.from_plain(data) for data in listed]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LayerError(f"the manifest cannot be read: {error!r}") from error
 

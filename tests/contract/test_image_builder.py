@@ -1,0 +1,269 @@
+"""image-builder as others meet it, on the bus in memory and on a real nats-server, with the real registry.
+
+What an assembly does is left to the tests of assembly: here a made-up one takes its place.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+import shoal_registry.service
+from lab.image_layers import core, write_module
+from shoal_bus.api import Bus, Job
+from shoal_bus.errors import Invalid, NotFound
+from shoal_bus.fakes import MemoryBus
+from shoal_bus.nats import NatsBus
+from shoal_bus.streams import JOB_ATTEMPTS
+from shoal_image_builder import worker
+from shoal_image_builder.handlers import Handlers
+from shoal_image_builder.images.assemble import Places, Watch
+from shoal_image_builder.modules.shelf import MissingModule
+from shoal_image_builder.process import Cancelled
+from shoal_image_builder.worker import Worker, build_id
+from shoal_model import messages as m
+from shoal_model.records import Image, ImageManifest, Kind, ModuleVersion, RootfsRelease, StoredFile
+from shoal_model.subjects import Service, rpc
+from shoal_registry import effects
+from shoal_service.store import BlobStore
+
+DOCUMENT: dict[str, Any] = {
+    "networks": {"boot": {"cidr": "10.77.0.0/24", "head": "10.77.0.1", "boot": True}},
+    "images": {"compute": {"flavor": "bookworm", "version": "1.0", "modules": ["core"]}},
+    "rootfs": {"demo": {"description": "a tree"}},
+}
+IMAGE = Image(flavor="bookworm", version="1.0", modules=["core"])
+FILE = StoredFile(sha256="a" * 64, size=1)
+MANIFEST = ImageManifest(
+    image="compute",
+    flavor="bookworm",
+    version="1.0.0",
+    identity="b" * 64,
+    content="c" * 64,
+    modules=[ModuleVersion(name="core", version="1.0.0", sha256="e" * 64)],
+    kernel_version="6.1",
+    squashfs=FILE,
+    kernel=FILE,
+    initrd=FILE,
+    blocks=["d" * 64],
+)
+
+
+def now() -> datetime:
+    return datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+@pytest.fixture(params=["memory", "nats"])
+async def bus(request: pytest.FixtureRequest) -> AsyncIterator[Bus]:
+    """A bus on which a registry answers, with one image and one customization recorded."""
+    registry_bus: Bus
+    ours: Bus
+    async with AsyncExitStack() as stack:
+        if request.param == "memory":
+            whole = MemoryBus()
+            registry_bus, ours = whole.client(), whole.client()
+        else:
+            url = request.getfixturevalue("nats_server").url
+            registry_bus = await NatsBus.connect([url], name="registry", timeout=10)
+            stack.push_async_callback(registry_bus.close)
+            ours = await NatsBus.connect([url], name="image-builder", timeout=10)
+            stack.push_async_callback(ours.close)
+        await registry_bus.prepare()
+        await stack.enter_async_context(_registry(registry_bus))
+        apply = m.ApplyRequest(document=DOCUMENT, author="ada")
+        await ours.call(rpc(Service.REGISTRY, "apply"), apply, m.ChangeReply, timeout=30)
+        yield ours
+
+
+@asynccontextmanager
+async def _registry(bus: Bus) -> AsyncIterator[None]:
+    ready, stop = asyncio.Event(), asyncio.Event()
+
+    async def live() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            await shoal_registry.service.start(bus, tasks, now, "0")
+            ready.set()
+            await stop.wait()
+            raise asyncio.CancelledError
+
+    life = asyncio.create_task(live())
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait({life, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if life.done():
+        life.result()
+    yield
+    life.cancel()
+    await asyncio.gather(life, return_exceptions=True)
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    return Places(tmp_path / "modules", tmp_path / "images", tmp_path / "shadow", BlobStore(tmp_path / "store"))
+
+
+@asynccontextmanager
+async def _served(bus: Bus, places: Places, trees: Path) -> AsyncIterator[None]:
+    """Handlers and worker, both running."""
+    serving = await bus.serve(Service.IMAGE_BUILDER, "0", Handlers(bus, places, trees).endpoints())
+    log = structlog.stdlib.get_logger("test")
+    working = asyncio.create_task(Worker(bus, places, 3, log=log, now=now).run())
+    try:
+        yield
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        await serving.stop()
+
+
+async def _until_done(bus: Bus, job: str) -> tuple[list[m.JobProgress], m.JobDone]:
+    async with asyncio.timeout(20):
+        async with bus.events(f"evt.job.{job}.done", m.JobDone, since=0) as ends:
+            _, _, done = await anext(ends)
+        steps: list[m.JobProgress] = []
+        async with bus.events(f"evt.job.{job}.progress", m.JobProgress, since=0) as progress:
+            async for _, _, step in progress:
+                steps.append(step)
+                if step.fraction == 1.0 or done.status is m.Status.FAILED:
+                    break
+    return steps, done
+
+
+async def test_a_build_tells_its_steps_and_is_published(
+    bus: Bus, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def assemble(name: str, image: Image, _: Places, watch: Watch) -> ImageManifest:
+        assert (name, image) == ("compute", IMAGE)
+        watch.step("look", 0.0)
+        watch.step("done", 1.0)
+        return MANIFEST
+
+    monkeypatch.setattr(worker, "assemble", assemble)
+    async with _served(bus, places, tmp_path):
+        # Recording the image has put the job into the queue already; asking joins it, or has it done again.
+        asked = m.BuildRequest(name="compute")
+        reply = await bus.call(rpc(Service.IMAGE_BUILDER, "build"), asked, m.BuildReply)
+        steps, done = await _until_done(bus, reply.job)
+        assert [step.step for step in steps][:2] == ["look", "done"]
+        assert (done.status, done.digest, done.image) == (m.Status.OK, "a" * 64, "compute")
+        listing = m.RecordsRequest(kind=Kind.IMAGE_RELEASE)
+        releases = await bus.call(rpc(Service.REGISTRY, "list"), listing, m.RecordsReply)
+    assert ImageManifest.model_validate(releases.records["compute"]["manifest"]) == MANIFEST
+
+
+async def test_a_build_that_cannot_succeed_says_why_and_is_not_repeated(
+    bus: Bus, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def assemble(name: str, _: Image, __: Places, watch: Watch) -> ImageManifest:
+        calls.append(name)
+        watch.step("look at the modules", 0.0)
+        raise MissingModule("build it with: shoal-image-builder build-module core")
+
+    monkeypatch.setattr(worker, "assemble", assemble)
+    async with _served(bus, places, tmp_path):
+        steps, done = await _until_done(bus, build_id("compute", IMAGE))
+        await asyncio.sleep(0.2)
+    assert (done.status, done.digest) == (m.Status.FAILED, None)
+    assert done.reason == "build it with: shoal-image-builder build-module core"
+    assert steps[0].step == "look at the modules"
+    assert calls == ["compute"]
+
+
+async def test_a_worker_that_stops_gives_its_build_up(
+    bus: Bus, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, ended = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def assemble(_: str, __: Image, ___: Places, watch: Watch) -> ImageManifest:
+        loop.call_soon_threadsafe(started.set)
+        try:
+            while True:
+                watch.cancel.check()
+                threading.Event().wait(0.01)
+        except Cancelled:
+            ended.set()
+            raise
+
+    monkeypatch.setattr(worker, "assemble", assemble)
+    async with asyncio.timeout(20):
+        async with _served(bus, places, tmp_path):
+            await started.wait()
+    assert ended.is_set()
+
+
+@pytest.mark.parametrize(("attempt", "told"), [(1, []), (JOB_ATTEMPTS, [m.Status.FAILED])])
+async def test_what_only_the_bus_lacked_is_tried_again_and_told_in_the_end(
+    places: Places, attempt: int, told: list[m.Status]
+) -> None:
+    alone = MemoryBus()  # no registry answers
+    ends: list[str] = []
+
+    async def say(word: str) -> None:
+        ends.append(word)
+
+    job = Job(
+        worker.BUILD,
+        m.BuildImageJob(name="compute"),
+        "j1",
+        attempt,
+        done=lambda: say("done"),
+        again=lambda seconds: say("again"),
+        still_working=lambda: say("alive"),
+    )
+    await Worker(alone, places, 3, log=structlog.stdlib.get_logger("test"), now=now).work(job)
+    assert [word for word in ends if word != "alive"] == ["again"]
+    await alone.emit("evt.job.j1.done", m.JobDone(job="j1", image="compute", status=m.Status.OK, at=now()))
+    statuses: list[m.Status] = []
+    async with alone.events("evt.job.j1.done", m.JobDone, since=0) as events:
+        async for _, _, done in events:
+            if done.status is m.Status.OK:
+                break
+            statuses.append(done.status)
+    assert statuses == told
+
+
+async def test_an_image_that_is_not_recorded_is_not_found(bus: Bus, places: Places, tmp_path: Path) -> None:
+    async with _served(bus, places, tmp_path):
+        with pytest.raises(NotFound):
+            await bus.call(rpc(Service.IMAGE_BUILDER, "build"), m.BuildRequest(name="other"), m.BuildReply)
+
+
+async def test_a_customization_is_committed(bus: Bus, places: Places, tmp_path: Path) -> None:
+    tree = tmp_path / "root-fs/demo/etc"
+    tree.mkdir(parents=True)
+    (tree / "motd").write_text("hello\n")
+    async with _served(bus, places, tmp_path / "root-fs"):
+        request = m.CommitRootfsRequest(name="demo")
+        commit = rpc(Service.IMAGE_BUILDER, "commit-rootfs")
+        first = await bus.call(commit, request, m.CommitRootfsReply)
+        assert await bus.call(commit, request, m.CommitRootfsReply) == first
+        assert (first.files, places.store.has(first.archive.sha256)) == (2, True)
+        listing = m.RecordsRequest(kind=Kind.ROOTFS_RELEASE)
+        releases = await bus.call(rpc(Service.REGISTRY, "list"), listing, m.RecordsReply)
+        assert RootfsRelease.model_validate(releases.records["demo"]).archive == first.archive
+        with pytest.raises(Invalid, match=r"there is no directory .*/other: make it"):
+            await bus.call(commit, m.CommitRootfsRequest(name="other"), m.CommitRootfsReply)
+
+
+async def test_modules_are_listed_and_a_damaged_one_is_named(bus: Bus, places: Places, tmp_path: Path) -> None:
+    module = write_module(places.modules, core())
+    modules = rpc(Service.IMAGE_BUILDER, "modules")
+    async with _served(bus, places, tmp_path):
+        reply = await bus.call(modules, m.Empty(), m.ModulesReply)
+        assert [(each.name, each.version, each.sha256) for each in reply.modules] == [("core", "1.0.0", module.sha256)]
+        module.package.write_bytes(module.package.read_bytes()[:100])
+        with pytest.raises(Invalid, match=module.package.name):
+            await bus.call(modules, m.Empty(), m.ModulesReply)
+
+
+def test_the_registry_gives_a_build_the_same_id() -> None:
+    for image in (IMAGE, IMAGE.model_copy(update={"description": "x", "modules": ["core", "slurm"]})):
+        assert build_id("compute", image) == effects.build("compute", image).id
