@@ -17,8 +17,10 @@ import shoal_registry.service
 from shoal_bus.api import Bus, Endpoint, Entry
 from shoal_bus.codec import unpack
 from shoal_bus.errors import Denied, NotFound
+from shoal_bus.fakes import MemoryBus
 from shoal_model import messages as m
 from shoal_model.subjects import Service, Stage, boot_event, node_log, node_topic, rpc
+from shoal_service.errors import Fatal
 from shoal_service.records import RecordsView
 
 R = TypeVar("R", bound=BaseModel)
@@ -255,3 +257,39 @@ async def test_a_command_runs_on_all_nodes_at_once(recorded: Clients, tmp_path: 
         assert entry is not None
         kept = unpack(entry.value or b"")
         assert (kept["author"], kept["command"], len(kept["results"])) == ("ada", ["uname", "-r"], 2)
+
+
+async def test_messages_of_an_enemy_are_counted_and_break_nothing(recorded: Clients, tmp_path: Path) -> None:
+    bus, logs = await recorded(), tmp_path / "logs"
+
+    async def known() -> bool:
+        return (await states(bus))["n002"] is m.NodeState.BOOTING
+
+    async with fleet(await recorded(), logs) as port:
+        for subject in ("evt.boot.n001.stage1.start", "evt.boot.n001", "evt.node.n001.log", "node.n001.heartbeat"):
+            await bus.publish(subject, m.Empty())
+        await bus.emit("evt.boot.n001.x", event(Stage.STAGE1_START, "../../etc/passwd"))
+        await bus.publish("node.n001.heartbeat", heartbeat(boot="../../etc/passwd"))
+        evil = m.LogLines(node="n001", boot="../../evil", stage="../..", sequence=-5, lines=["x"])
+        await bus.publish(node_log("n001"), evil)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as node:
+            node.bind(("127.0.0.1", 0))
+            for size in (0, 1, 60_000):
+                node.sendto(os.urandom(size), ("127.0.0.1", port))
+        await emit(bus, event(Stage.LOADER_CONFIG, "b1", node="n002"))
+        await until(known)
+        assert (await states(bus))["n001"] is m.NodeState.UNKNOWN
+        assert (await ask(bus, "boots", m.BootsRequest(nodes=["n001"]), m.BootsReply)).boots == []
+    written = {name for _, _, names in os.walk(tmp_path) for name in names if name.endswith(".log")}
+    assert written - {"nats.log"} == {"unknown.log"}
+
+
+async def test_a_port_that_is_taken_is_a_clear_end(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        options = shoal_fleet.service.Options(tmp_path, ("127.0.0.1", port), timedelta(seconds=20))
+        bus = MemoryBus()
+        async with RecordsView.open(bus) as view, asyncio.TaskGroup() as tasks:
+            with pytest.raises(Fatal, match=f"UDP 127.0.0.1:{port}: .*; stop what listens there, or choose another"):
+                await shoal_fleet.service.start(bus, view, tasks, options, now, "0")

@@ -1,11 +1,13 @@
 """What is read off the records, what is published into them, and what follows from changes."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from shoal_bus.errors import Conflict, Invalid, NotFound, Unavailable
+from shoal_bus.fakes import MemoryStore
 from shoal_model.messages import MachineSeen, PublishImageRequest, PublishRootfsRequest
 from shoal_model.records import Image, ImageManifest, Kind, Node, StoredFile
 from shoal_model.resolve import Snapshot
@@ -212,3 +214,21 @@ def test_a_machine_keeps_when_it_was_first_seen_and_what_it_said_once() -> None:
     assert (machine.first_seen, machine.last_seen) == (NOW, NOW + timedelta(minutes=1))
     assert (machine.vendor_class, machine.architecture, machine.relay) == ("PXEClient", 0, "10.0.0.9")
     assert machines.merge(machine, first).last_seen == NOW + timedelta(minutes=1)
+
+
+async def test_the_list_is_bounded_and_who_was_not_seen_for_longest_makes_room() -> None:
+    store = MemoryStore()
+    listed = machines.Machines(store, {"52:54:00:77:00:11": "n001"}.get, limit=2)
+    following = asyncio.create_task(listed.follow())
+    for minute, mac in enumerate(["525400770091", "525400770092", "525400770091", "525400770093", "525400770011"]):
+        seen = MachineSeen(mac=mac, at=NOW + timedelta(minutes=minute))
+        await listed.seen(f"evt.machine.{mac}.seen", seen)
+        for _ in range(10):
+            await asyncio.sleep(0)  # lets the watch show it
+    assert [machine.mac[-2:] for machine in listed.listed()] == ["93", "91"]
+    assert {entry.key for entry in await store.load() if entry.value} == {
+        "machine.525400770091",
+        "machine.525400770093",
+    }
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)

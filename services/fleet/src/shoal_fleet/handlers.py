@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from shoal_bus.api import Endpoint
-from shoal_bus.errors import Invalid, NotFound
+from shoal_bus.errors import NotFound
 from shoal_fleet.census import Census
 from shoal_fleet.orders import Orders
 from shoal_fleet.stage_logs import StageLogs
@@ -69,10 +69,7 @@ class Handlers:
         boot = self._census.timeline.latest_id(node) or await asyncio.to_thread(self._logs.latest, node)
         if boot is None:
             return LogReply(boot=None, text="")
-        try:
-            return LogReply(boot=boot, text=await asyncio.to_thread(self._logs.tail, node, boot, LOG_TAIL))
-        except ValueError as error:
-            raise Invalid(str(error)) from error
+        return LogReply(boot=boot, text=await asyncio.to_thread(self._logs.tail, node, boot, LOG_TAIL))
 
     async def exec(self, _: str, request: ExecRequest) -> ExecReply:
         """See `ExecRequest`."""

@@ -20,7 +20,7 @@ from shoal_fleet.handlers import Handlers
 from shoal_fleet.log_writer import LogSocket, LogWriter
 from shoal_fleet.orders import Orders
 from shoal_fleet.presence import Limits, Standing, Verdict
-from shoal_fleet.stage_logs import StageLogs
+from shoal_fleet.stage_logs import StageLogs, boot_name
 from shoal_model.messages import BootEvent, Heartbeat, LogLines, NodeState
 from shoal_model.records import Kind
 from shoal_model.subjects import BOOT_EVENTS, HEARTBEATS, STATE_BUCKET, Service, Stage, node_in
@@ -34,7 +34,10 @@ _LOGS = "evt.node.*.log"
 _TICK = 1.0
 _OLD = timedelta(seconds=30)
 _LOG = structlog.stdlib.get_logger("shoal.fleet")
-_REJECTED = Counter("shoal_fleet_rejected", "Messages about no node, or about another one than their subject says")
+_REJECTED = Counter(
+    "shoal_fleet_rejected",
+    "Messages about no node, or about another one than their subject says, or with a bad boot id",
+)
 _NODES = Gauge("shoal_fleet_nodes", "Nodes by state", ["state"])
 
 
@@ -66,10 +69,12 @@ class Fleet:
         """Whether the node is recorded."""
         return node in self.view.snapshot.cluster.nodes
 
-    def _is_of(self, subject: str, node: str) -> bool:
-        """Whether a message about a recorded node came on its own subject. Others are counted, and that is all."""
+    def _fits(self, subject: str, node: str, boot: str | None) -> bool:
+        """Whether a message about a recorded node came on its own subject, with a boot id that may name a file. Others
+        are counted, and that is all.
+        """
         with suppress(ValueError):
-            if node_in(subject) == node and self.knows(node):
+            if node_in(subject) == node and self.knows(node) and (boot is None or boot_name(boot)):
                 return True
         _REJECTED.inc()
         return False
@@ -78,7 +83,7 @@ class Fleet:
         """Follow the boot events of all time: the stream holds a week."""
         async with self.bus.events(BOOT_EVENTS, BootEvent, since=0) as events:
             async for _, subject, event in events:
-                if self._is_of(subject, event.node):
+                if self._fits(subject, event.node, event.boot):
                     self.census.event(event)
                 self._heard += 1
                 self._recent = event.at >= self.now() - _OLD
@@ -87,12 +92,12 @@ class Fleet:
         """Follow the stage logs from where the disk has them."""
         async with self.bus.events(_LOGS, LogLines, since=self.writer.position()) as events:
             async for sequence, subject, lines in events:
-                if self._is_of(subject, lines.node):
+                if self._fits(subject, lines.node, lines.boot):
                     await self.writer.lines(lines, sequence)
 
     async def heartbeat(self, subject: str, heartbeat: Heartbeat) -> None:
         """A heartbeat."""
-        if self._is_of(subject, heartbeat.node) and len(heartbeat.boot) <= 64:
+        if self._fits(subject, heartbeat.node, heartbeat.boot):
             self.census.heartbeat(heartbeat, self.now())
 
     def changed(self, kind: Kind, name: str) -> None:

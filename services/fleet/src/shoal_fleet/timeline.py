@@ -104,9 +104,9 @@ def _add(boots: _Boots, event: BootEvent, boot: str) -> None:
 
 def _insert(events: list[BootEvent], event: BootEvent) -> None:
     """Put an event in its place. A stage that repeats itself keeps its first and its latest; progress the latest."""
-    if event in events:
-        return  # sent again
     same = [other for other in events if other.stage is event.stage]
+    if event in same:
+        return  # sent again
     if event.stage is Stage.IMAGE_PROGRESS and same:
         events.remove(same[0])
     elif len(same) >= _SAME_STAGE:

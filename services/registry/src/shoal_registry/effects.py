@@ -89,11 +89,15 @@ class Effects:
 
     async def begin(self, revision: int) -> None:
         """Read the position, before any change is taken. Where none was stored, what there is counts as sent."""
-        entry = await self._state.get(POSITION)
-        if entry is not None and entry.value is not None:
-            self._position = int(unpack(entry.value)["revision"])
-        else:
+        stored = await self._stored()
+        if stored is None:
             await self._advance(revision)
+        else:
+            self._position = stored
+
+    async def _stored(self) -> int | None:
+        entry = await self._state.get(POSITION)
+        return None if entry is None or entry.value is None else int(unpack(entry.value)["revision"])
 
     async def follow(self, batch: Batch) -> None:
         """Send what follows from a batch."""
@@ -129,9 +133,11 @@ class Effects:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _advance(self, revision: int) -> None:
+        """Store how far we came, unless another replica came further."""
         while True:
             try:
-                await self._state.put(POSITION, pack({"revision": revision}))
+                if (await self._stored() or 0) < revision or revision == 0:
+                    await self._state.put(POSITION, pack({"revision": revision}))
                 break
             except Unavailable as error:
                 _LOG.warning("registry.effect.retry", subject=POSITION, reason=str(error))
