@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from shoal_bus.connection import Connection, connect
 from shoal_bus.errors import BusError
+from shoal_execd import clock
 from shoal_execd.journal import Journal
 from shoal_execd.orders import Orders, OrdersError, parse_orders
 from shoal_execd.pauses import Pauses
@@ -15,7 +16,6 @@ from shoal_execd.timeline import DEGRADED, Link, Timeline
 from shoal_model import ports, subjects
 from shoal_model.subjects import Service, Stage
 
-_CONNECT = 10.0
 _ASK = 10.0
 _SAY_AGAIN = 60.0
 _DATAGRAM = 1200
@@ -25,29 +25,30 @@ T = TypeVar("T")
 
 
 class BusLog(logging.Handler):
-    """What the bus library logs, into the journal."""
+    """What the bus library logs, into the journal: the same complaint once a minute, every one of them in `debug`."""
 
     def __init__(self, journal: Journal) -> None:
         super().__init__(logging.DEBUG)
         self._journal = journal
+        self._said: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One record as a line, at the journal's own level."""
-        say = self._journal.info if record.levelno >= logging.WARNING else self._journal.debug
-        say(f"{record.name}: {self.format(record)}")
+        """One record as a line."""
+        now, complaint = clock.uptime(), str(record.msg)
+        if record.levelno >= logging.WARNING and now - self._said.get(complaint, float("-inf")) >= _SAY_AGAIN:
+            self._said[complaint] = now
+            self._journal.info(self.format(record))
+        else:
+            self._journal.debug(self.format(record))
 
 
 async def reach(servers: list[str], name: str, journal: Journal) -> Connection:
-    """A connection to the bus. Waits until there is one, saying why there is none yet."""
+    """A connection to the bus. Waits until there is one; the journal says why there is none yet."""
     logger = logging.getLogger("shoal.bus")
     logger.handlers[:] = [BusLog(journal)]
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    while True:
-        try:
-            return await connect(servers, name=name, timeout=_CONNECT)
-        except BusError as error:
-            journal.info(f"the bus is not there yet, still trying: {error}")
+    return await connect(servers, name=name)
 
 
 async def ask_orders(link: Link, timeline: Timeline) -> Orders:

@@ -65,8 +65,10 @@ async def stage2(state: BootState, journal: Journal) -> None:
     timeline.event(Stage.STAGE2_START)
     mount("tmp", Path("/tmp"), "tmpfs", flags=MS_NOSUID | MS_NODEV, options=f"mode=1777,size={state.tmp_size}")
     with udev.running(journal):
-        await _coldplug(timeline)
-        await _configure(state, timeline)
+        async with asyncio.TaskGroup() as group:
+            # The head hears of this stage while the drivers still load.
+            drivers = group.create_task(_coldplug(timeline))
+            await _configure(state, timeline, drivers)
     handover.save(replace(state, unsent=timeline.rest()))
 
 
@@ -80,18 +82,20 @@ async def _coldplug(timeline: Timeline) -> None:
     timeline.event(Stage.STAGE2_UDEV, {"seconds": round(time.monotonic() - begin, 3)}, status=status, reason=reason)
 
 
-async def _configure(state: BootState, timeline: Timeline) -> None:
-    """Options and scripts, with the bus where it can be reached, without it where it cannot."""
+async def _configure(state: BootState, timeline: Timeline, drivers: asyncio.Task[None]) -> None:
+    """Options and scripts once the drivers are there, with the bus where it can be reached, without it where not."""
     deadline = asyncio.get_running_loop().time() + _PATIENCE
     bus = await _reach(state, timeline, deadline)
     if bus is None:
         reason = f"the bus could not be reached for {_PATIENCE:.0f} s; the node goes on without its options"
         timeline.event(Stage.EXECD_OPTIONS, status=FAILED, reason=reason)
+        await drivers
         await _run_scripts(timeline)
         timeline.event(Stage.SYSTEMD_START)
         return
     try:
         async with timeline.carried(bus, _FAREWELL):
+            await drivers
             options = await _options(bus, timeline, deadline)
             if options is not None:
                 await _apply(options, timeline)
