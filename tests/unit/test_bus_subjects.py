@@ -1,6 +1,7 @@
 """How the bus in memory matches subjects, how jobs and traces are named; time and wires play no part."""
 
 import asyncio
+import contextvars
 
 import pytest
 
@@ -61,7 +62,10 @@ async def test_a_trace_is_its_tasks_own() -> None:
 
 
 def test_what_is_sent_along_keeps_the_trace_and_has_a_span_of_its_own() -> None:
-    trace.enter("00-0123456789abcdef0123456789abcdef-0123456789abcdef-01")
-    headers = {trace.header(), trace.header()}
+    def send_twice() -> set[str]:
+        trace.enter("00-0123456789abcdef0123456789abcdef-0123456789abcdef-01")
+        return {trace.header(), trace.header()}
+
+    headers = contextvars.copy_context().run(send_twice)
     assert len(headers) == 2
     assert all(header.startswith("00-0123456789abcdef0123456789abcdef-") for header in headers)

@@ -1,5 +1,6 @@
 """Log lines: their shape, and that no value can forge one."""
 
+import contextvars
 import io
 import json
 import logging
@@ -53,8 +54,11 @@ def test_a_traceback_is_indented(lines: io.StringIO) -> None:
 
 
 def test_a_line_carries_the_trace(lines: io.StringIO) -> None:
-    trace.enter("00-0123456789abcdef0123456789abcdef-0123456789abcdef-01")
-    structlog.get_logger().info("it.happened")
+    def log() -> None:
+        trace.enter("00-0123456789abcdef0123456789abcdef-0123456789abcdef-01")
+        structlog.get_logger().info("it.happened")
+
+    contextvars.copy_context().run(log)
     assert lines.getvalue().endswith(" info it.happened trace=0123456789abcdef0123456789abcdef\n")
 
 
