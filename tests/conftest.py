@@ -1,10 +1,11 @@
-"""What tests of several parts share: a real nats-server, and a bus connected to it."""
+"""What tests of several parts share: a real nats-server, a bus connected to it, a head that boots virtual nodes."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from lab.boots import BootLab
 from lab.nats_server import NatsServer
 from shoal_bus.nats import NatsBus
 
@@ -24,3 +25,10 @@ async def bus(nats_server: NatsServer) -> AsyncIterator[NatsBus]:
     await bus.prepare()
     yield bus
     await bus.close()
+
+
+@pytest.fixture(scope="session")
+def boots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BootLab]:
+    """One head with a built image for all boots of a run."""
+    with BootLab(tmp_path_factory.mktemp("boots")) as lab:
+        yield lab

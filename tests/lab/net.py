@@ -41,3 +41,13 @@ def block_multicast(space: Space, ports: range = range(10000, 65536)) -> None:
         f"table inet lab {{ chain out {{ type filter hook output priority 0; "
         f"ip daddr 224.0.0.0/4 udp dport {ports.start}-{ports.stop - 1} drop; }}; }}",
     )
+
+
+def unblock(space: Space) -> None:
+    """Take back what `block_multicast` did."""
+    run(space, "nft", "delete", "table", "inet", "lab")
+
+
+def slow(space: Space, port: str, rate: str) -> None:
+    """Have a port deliver no more than this (`100mbit`) to the machine behind it: tc-tbf(8)."""
+    run(space, "tc", "qdisc", "replace", "dev", port, "root", "tbf", "rate", rate, "burst", "64kb", "latency", "50ms")
