@@ -25,9 +25,10 @@ setup: ## install what head, tests and demo need
 lint: .venv/.stamp ## ruff, mypy --strict, import rules, generated docs up to date
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy libs services tests
+	.venv/bin/mypy libs services tests scripts
 	.venv/bin/python scripts/check_imports.py
 	.venv/bin/python scripts/generate_docs.py --check
+	.venv/bin/python scripts/schemas.py --check
 
 unit: .venv/.stamp ## the tests that need neither root nor minutes
 	$(PYTEST) tests/unit tests/contract

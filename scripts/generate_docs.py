@@ -6,23 +6,37 @@ import difflib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
-from shoal_model import contract
+from shoal_model import contract, records
 from shoal_model.subjects import Stage
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
-def field_type(field: FieldInfo) -> str:
-    """A field's type as a reader says it."""
-    text = getattr(field.annotation, "__name__", None) if isinstance(field.annotation, type) else None
-    text = text or str(field.annotation)
-    for prefix in ("shoal_model.records.", "shoal_model.subjects.", "shoal_model.messages.", "typing.", "datetime."):
-        text = text.replace(prefix, "")
-    return text.replace("|", "or")
+ALIASES = {
+    name: value for name, value in vars(records).items() if get_origin(value) is Annotated and not name.startswith("_")
+}
+
+
+def type_name(annotation: object) -> str:
+    """A type as a reader says it: the names of our own types stay."""
+    for name, value in ALIASES.items():
+        if value == annotation:
+            return name
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return type_name(arguments[0])
+    if origin in (Union, UnionType):
+        return " or ".join(type_name(one) for one in arguments)
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join(type_name(one) for one in arguments)}]"
+    if annotation is NoneType:
+        return "None"
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).removeprefix("typing.")
 
 
 def message_lines(message: type[BaseModel]) -> Iterable[str]:
@@ -34,11 +48,12 @@ def message_lines(message: type[BaseModel]) -> Iterable[str]:
     if message.model_fields:
         yield "| field | type | |"
         yield "|---|---|---|"
+        types = get_type_hints(message, include_extras=True)
         for name, field in message.model_fields.items():
             note = field.description or ""
             if not field.is_required():
                 note = (note + "; optional") if note else "optional"
-            yield f"| `{name}` | {field_type(field)} | {note} |"
+            yield f"| `{name}` | {type_name(types[name])} | {note} |"
         yield ""
 
 

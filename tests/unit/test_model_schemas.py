@@ -12,7 +12,7 @@ import pytest
 from shoal_model.schemas import breaking, models, schemas
 
 ROOT = Path(__file__).resolve().parents[2]
-differences: Callable[[], list[str]] = runpy.run_path(str(ROOT / "scripts/schemas"))["differences"]
+differences: Callable[[], list[str]] = runpy.run_path(str(ROOT / "scripts/schemas.py"))["differences"]
 
 
 def test_nothing_breaks_a_peer_of_the_release_before() -> None:
