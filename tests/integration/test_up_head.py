@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,6 +15,7 @@ import pytest
 from lab.head import SHOAL, Head
 from lab.net import Lan
 from lab.space import Namespace, run
+from shoal_model import contract
 from shoal_model.subjects import Service
 
 pytestmark = pytest.mark.integration
@@ -84,6 +86,27 @@ def test_the_bus_listens_in_the_boot_network_alone(head: Head) -> None:
         "10.77.0.1:4222",
         "127.0.0.1:8222",
     }
+
+
+def test_the_services_answer_what_the_contract_says(head: Head, space: Namespace) -> None:
+    script = """
+import asyncio, json, sys, nats
+async def main():
+    client = await nats.connect(sys.argv[1])
+    replies = await client.subscribe("answers")
+    await client.publish("$SRV.INFO", reply="answers")
+    found = []
+    try:
+        while True:
+            info = json.loads((await replies.next_msg(timeout=2)).data)
+            found += [endpoint["subject"] for endpoint in info["endpoints"]]
+    except nats.errors.TimeoutError:
+        print("\\n".join(sorted(found)))
+    await client.close()
+asyncio.run(main())
+"""
+    answered = run(space, sys.executable, "-c", script, head.nats).split()
+    assert answered == sorted(request.subject.replace("<node>", "*") for request in contract.REQUESTS)
 
 
 def test_apply_is_idempotent_and_export_gives_it_back(head: Head, config: Path) -> None:
