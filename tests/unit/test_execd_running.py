@@ -5,12 +5,13 @@ import json
 import os
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from shoal_bus.errors import Invalid, Unavailable
-from shoal_execd import handover, vitals
+from shoal_execd import RELEASE, handover, union, vitals
 from shoal_execd.commands import Commands, execute, parse_command
 from shoal_execd.drivers import modaliases
 from shoal_execd.handover import BootState, HandoverError
@@ -220,6 +221,16 @@ def test_hardware_says_what_it_is(tmp_path: Path) -> None:
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(text)
     assert modaliases(tmp_path) == {"pci:v1"}
+
+
+def test_an_image_larger_than_the_memory_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    with pytest.raises(union.MountFailed, match=r"needs 1048576 MiB of RAM, but [0-9]+ MiB are left"):
+        union.room_for(1 << 40, union.Paths(union=tmp_path / "union"))
+    assert not (tmp_path / "union").exists()
+
+
+def test_the_release_is_that_of_the_distribution() -> None:
+    assert version("shoal-execd") == RELEASE
 
 
 def test_pauses_grow_to_their_limit_and_differ() -> None:

@@ -160,6 +160,19 @@ def test_the_oldest_lines_are_dropped_and_the_loss_is_told() -> None:
     assert journal.message("n001", "b1", [])["sequence"] == 1
 
 
+def test_lines_dropped_while_they_are_on_their_way_are_not_called_lost() -> None:
+    journal = Journal("stage1", [])
+    for number in range(5000):
+        journal.info(str(number))
+    sent = journal.batch()
+    for number in range(5000, 5000 + len(sent) + 7):
+        journal.info(str(number))
+    journal.taken(sent)
+    following = journal.batch()
+    assert following[0] == "(7 lines lost: the head was away for too long)"
+    assert following[1].endswith(f"] {len(sent) + 7}")
+
+
 def test_lines_are_printable_bounded_and_debug_is_silent_unless_asked_for() -> None:
     seen: list[str] = []
     journal = Journal("stage1", [seen.append])

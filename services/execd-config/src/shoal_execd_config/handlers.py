@@ -46,7 +46,10 @@ class Options:
 
     async def announce(self, subject: str, request: AnnounceRequest) -> AnnounceReply:
         """`rpc.execd-config.v1.announce.<node>`: send the node its options."""
-        node = subjects.node_in(subject)
+        try:
+            node = subjects.node_in(subject)
+        except ValueError as error:
+            raise Invalid(str(error)) from error
         options = self._options(node)
         await self._send(options)
         self._log.info("options.announced", node=node, boot=request.boot, generation=options.generation[:12])

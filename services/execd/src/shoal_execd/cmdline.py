@@ -35,8 +35,6 @@ class CommandLine:
     time: int | None
     ip: Address
     mac: str
-    early_shell: bool
-    debug: bool
 
     @property
     def head(self) -> str:
@@ -69,8 +67,6 @@ def parse(text: str) -> CommandLine:
         time=_time(given.get("shoal.time")),
         ip=_address(_required(given, "ip")),
         mac=_mac(_required(given, "BOOTIF")),
-        early_shell=flag(text, "early-shell"),
-        debug=flag(text, "debug"),
     )
 
 

@@ -12,11 +12,10 @@ from shoal_bus.errors import Invalid, Unavailable
 from shoal_execd.processes import environment
 
 _OUTPUT = 256 << 10
-_CHUNK = 1 << 16
 _LONGEST = 3600.0
 _WAITING = 64
 _REMEMBERED = 4 << 20
-_GRACE = 1.0
+_GRACE = 2.0
 _MOST_ARGUMENTS = 4096
 
 Reply = dict[str, Any]
@@ -94,10 +93,29 @@ def _size(reply: Reply) -> int:
     return len(reply["stdout"]) + len(reply["stderr"]) + 256
 
 
+class _Watch(asyncio.SubprocessProtocol):
+    """What a process says, up to the limit, and when it ends. (`Process.wait()` waits for whoever holds its pipes.)"""
+
+    def __init__(self) -> None:
+        self.outputs = {1: bytearray(), 2: bytearray()}
+        self.exited = asyncio.Event()
+        self.closed = asyncio.Event()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self.outputs[fd] += data[: max(_OUTPUT - len(self.outputs[fd]), 0)]
+
+    def process_exited(self) -> None:
+        self.exited.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed.set()
+
+
 async def execute(command: Command) -> Reply:
     """Run a command to its end, or kill its process group when its time is over. Output is cut at 256 KiB a stream."""
     try:
-        process = await asyncio.create_subprocess_exec(
+        transport, watch = await asyncio.get_running_loop().subprocess_exec(
+            _Watch,
             *command.argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -107,37 +125,23 @@ async def execute(command: Command) -> Reply:
             start_new_session=True,
         )
     except OSError as failure:
-        return _reply(None, b"", b"", f"{command.argv[0]} cannot be started: {failure.strerror}")
-    outputs = (bytearray(), bytearray())
-    assert process.stdout is not None
-    assert process.stderr is not None
-    readers = [
-        asyncio.create_task(_collect(stream, output))
-        for stream, output in zip((process.stdout, process.stderr), outputs, strict=True)
-    ]
+        return _reply(None, _Watch(), f"{command.argv[0]} cannot be started: {failure.strerror}")
     error = None
     try:
         async with asyncio.timeout(command.timeout):
-            await process.wait()
+            await watch.exited.wait()
     except TimeoutError:
         error = f"not finished after {command.timeout:g} s; it was killed"
     finally:
-        if process.returncode is None:
-            _kill(process.pid)
-            await process.wait()
-        # What the command left in the background may hold its output open; nobody waits for that.
-        await asyncio.wait(readers, timeout=_GRACE)
-        for reader in readers:
-            reader.cancel()
-        await asyncio.gather(*readers, return_exceptions=True)
-        process._transport.close()  # type: ignore[attr-defined]  # asyncio has no public way to give the pipes free
-    stdout, stderr = map(bytes, outputs)
-    return _reply(process.returncode if error is None else None, stdout, stderr, error)
-
-
-async def _collect(stream: asyncio.StreamReader, output: bytearray) -> None:
-    while chunk := await stream.read(_CHUNK):
-        output += chunk[: max(_OUTPUT - len(output), 0)]
+        if not watch.exited.is_set():
+            _kill(transport.get_pid())
+            await watch.exited.wait()
+        # What the command left in the background may hold its output open; nobody waits long for that.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GRACE):
+                await watch.closed.wait()
+        transport.close()
+    return _reply(transport.get_returncode() if error is None else None, watch, error)
 
 
 def _kill(pid: int) -> None:
@@ -145,5 +149,10 @@ def _kill(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _reply(code: int | None, stdout: bytes, stderr: bytes, error: str | None) -> Reply:
-    return {"exit_code": code, "stdout": stdout, "stderr": stderr, "error": error}
+def _reply(code: int | None, watch: _Watch, error: str | None) -> Reply:
+    return {
+        "exit_code": code,
+        "stdout": bytes(watch.outputs[1]),
+        "stderr": bytes(watch.outputs[2]),
+        "error": error,
+    }

@@ -28,8 +28,6 @@ class BootState:
     image: str
     tmp_size: str
     stage1_log: str
-    early_shell: bool = False
-    debug: bool = False
     unsent: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
 

@@ -33,7 +33,9 @@ class Journal:
         self._verbose = verbose
         self._lock = threading.Lock()
         self._waiting: deque[str] = deque()
+        self._first = 0
         self._dropped = 0
+        self._batch = (0, 0)
         self._sequence = 0
 
     def add_output(self, output: Output) -> None:
@@ -57,6 +59,7 @@ class Journal:
             self._waiting.append(line)
             if len(self._waiting) > _KEPT:
                 self._waiting.popleft()
+                self._first += 1
                 self._dropped += 1
             for output in self._outputs:
                 output(line)
@@ -66,6 +69,7 @@ class Journal:
         """The oldest lines that no `taken` acknowledged yet, at most 200 or 60,000 characters. Empty if none wait."""
         lines: list[str] = []
         with self._lock:
+            self._batch = self._first, self._dropped
             if self._dropped:
                 lines.append(f"({self._dropped} lines lost: the head was away for too long)")
             characters = 0
@@ -81,13 +85,15 @@ class Journal:
         return {"node": node, "boot": boot, "stage": self.stage, "sequence": self._sequence, "lines": lines}
 
     def taken(self, lines: list[str], *, counted: bool = True) -> None:
-        """A batch has reached the head, over the bus (`counted` in the sequence) or another way."""
+        """The first lines of the latest batch have reached the head, over the bus (`counted`) or another way."""
         with self._lock:
-            count = len(lines)
-            if self._dropped:
-                self._dropped, count = 0, count - 1
-            for _ in range(min(count, len(self._waiting))):
+            start, told = self._batch
+            end = start + len(lines) - (told > 0)
+            # What was dropped while it was on its way did arrive.
+            self._dropped -= told + max(0, min(end, self._first) - start)
+            while self._first < end:
                 self._waiting.popleft()
+                self._first += 1
             self._sequence += counted
 
 

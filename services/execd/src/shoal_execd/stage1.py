@@ -125,8 +125,6 @@ def state(line: CommandLine, orders: Orders, timeline: Timeline) -> handover.Boo
         image=orders.manifest.sha256,
         tmp_size=orders.tmp_size,
         stage1_log=str(LOG),
-        early_shell=line.early_shell,
-        debug=line.debug,
         unsent=timeline.rest(),
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from shoal_bus.connection import Connection
-from shoal_execd import configure, handover, pid1, scripts, udev
+from shoal_execd import cmdline, configure, handover, pid1, scripts, udev
 from shoal_execd.handover import BootState
 from shoal_execd.head import log_by_datagrams, reach
 from shoal_execd.journal import Journal, to_console, to_file, to_kernel
@@ -35,28 +35,19 @@ def main() -> NoReturn:
     """Make this node ready for systemd, and become it."""
     pid1.mount_kernel_file_systems()
     pid1.open_console()
-    state, problem = _state()
-    verbose = state is not None and state.debug
+    text = Path("/proc/cmdline").read_text()
+    verbose, early_shell = cmdline.flag(text, "debug"), cmdline.flag(text, "early-shell")
     journal = Journal("stage2", [to_console(), to_kernel(), to_file(LOGS / "stage2.log")], verbose=verbose)
-    interactive = verbose or (state is not None and state.early_shell)
     try:
-        if state is None:
-            raise problem or handover.HandoverError("stage 1 left nothing")
-        keep_log(LOGS, Path(state.stage1_log))
-        if state.early_shell:
+        if early_shell:
             pid1.shell(journal, "early-shell on the kernel command line")
+        state = handover.load()
+        keep_log(LOGS, Path(state.stage1_log))
         asyncio.run(stage2(state, journal))
         become_systemd()
     except BaseException as error:
         journal.debug(traceback.format_exc())
-        pid1.give_up(journal, explain(error), interactive=interactive)
-
-
-def _state() -> tuple[BootState | None, Exception | None]:
-    try:
-        return handover.load(), None
-    except handover.HandoverError as error:
-        return None, error
+        pid1.give_up(journal, explain(error), interactive=verbose or early_shell)
 
 
 async def stage2(state: BootState, journal: Journal) -> None:
