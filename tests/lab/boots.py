@@ -54,7 +54,11 @@ class BootLab:
             store = self.folder / "store"
             _copy_builds(_CACHE / "store", store)
             stack.callback(shutil.rmtree, store, ignore_errors=True)
-            settings = {"SHOAL_MODULES": str(modules()), "SHOAL_STORE": str(store)}
+            settings = {
+                "SHOAL_MODULES": str(modules()),
+                "SHOAL_STORE": str(store),
+                "SHOAL_IMAGES": str(self.folder / "images"),
+            }
             self.head = Head(self.space, "br0", self.folder / "state", settings)
             stack.enter_context(self.head.start())
             self.witness = stack.enter_context(Witness(self.space, self.head.nats))
@@ -156,16 +160,28 @@ class BootLab:
         """`kill -9` of a program of the head, by its name; `shoal up` starts it again."""
         run(self.space, "kill", "-9", str(self.pid(program)))
 
+    def hold_down(self, program: str, until: Callable[[], bool], seconds: float = 120.0) -> None:
+        """Kill a program whenever it comes back, until something is so. Raises LabError if it is not in time."""
+        deadline = time.monotonic() + seconds
+        while not until():
+            if time.monotonic() > deadline:
+                raise LabError(f"{program} was held down for {seconds:.0f} s in vain")
+            for pid in self._pids(program):
+                run(self.space, "kill", "-9", pid, check=False)
+            time.sleep(0.05)
+
     def pid(self, program: str) -> int:
         """The process id of a program of the head, inside its namespace. Waits until there is one."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            for line in run(self.space, "ps", "-e", "-o", "pid=,args=").splitlines():
-                pid, *words = line.split()
-                if any(Path(word).name == program for word in words[:2]):
-                    return int(pid)
+            if found := self._pids(program):
+                return int(found[0])
             time.sleep(0.05)
         raise LabError(f"{program} does not run\n{self.head.tail()}")
+
+    def _pids(self, program: str) -> list[str]:
+        rows = [line.split() for line in run(self.space, "ps", "-e", "-o", "pid=,args=").splitlines()]
+        return [pid for pid, *words in rows if any(Path(word).name == program for word in words[:2])]
 
 
 class Running:
