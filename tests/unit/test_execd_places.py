@@ -114,6 +114,21 @@ def test_a_customization_goes_over_the_root_through_its_links(root: Path) -> Non
     assert stat.S_IMODE(root.stat().st_mode) == before
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give capabilities away")
+def test_file_capabilities_are_kept(root: Path) -> None:
+    capability = bytes.fromhex("0100000200200000000000000000000000000000")  # cap_net_raw=ep
+    value = b"SCHILY.xattr.security.capability=" + capability + b"\n"
+    content = f"{len(value) + 3} ".encode() + value
+    header = member("./PaxHeaders/ping", tarfile.XHDTYPE, size=len(content))
+    buffer = io.BytesIO()
+    for info, data in ((header, content), (member("usr/ping", mode=0o755, size=1), b"x")):
+        buffer.write(info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % 512))
+    buffer.write(bytes(1024))
+    buffer.seek(0)
+    unpack(buffer, root, "site")
+    assert os.getxattr(root / "usr/ping", "security.capability") == capability
+
+
 @pytest.mark.parametrize(
     "bad",
     [

@@ -87,7 +87,7 @@ def _archive(snapshot: Snapshot, node: Effective, name: str) -> OptionArchive:
     if release is None:
         raise Unresolvable(
             f"node {node.id} uses Root FS customization {name!r}, of which nothing is committed yet: "
-            f"put its files below root-fs/{name} on the head and commit it"
+            f"put its files below root-fs/{name} on the head and run `shoal rootfs commit {name}`"
         )
     return OptionArchive(name=name, archive=release.archive)
 

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from shoal_execd.places import PlaceError, inside, put
 
 _MOST = 1_000_000
+_CAPABILITY = "SCHILY.xattr.security.capability"
 
 
 class ArchiveError(Exception):
@@ -83,5 +84,8 @@ def _file(tar: tarfile.TarFile, member: tarfile.TarInfo, new: Path) -> None:
         shutil.copyfileobj(content, file)
         os.fchown(file.fileno(), member.uid, member.gid)
         os.fchmod(file.fileno(), member.mode & 0o7777)
+        if _CAPABILITY in member.pax_headers:  # after chown(2), which takes capabilities away
+            value = member.pax_headers[_CAPABILITY].encode("utf-8", "surrogateescape")
+            os.setxattr(file.fileno(), "security.capability", value)
         file.flush()
         os.utime(file.fileno(), (member.mtime, member.mtime))
