@@ -82,10 +82,10 @@ def _file(tar: tarfile.TarFile, member: tarfile.TarInfo, new: Path) -> None:
     with content, open(new, "xb") as file:
         os.fchmod(file.fileno(), 0o600)
         shutil.copyfileobj(content, file)
+        file.flush()
         os.fchown(file.fileno(), member.uid, member.gid)
         os.fchmod(file.fileno(), member.mode & 0o7777)
-        if _CAPABILITY in member.pax_headers:  # after chown(2), which takes capabilities away
+        if _CAPABILITY in member.pax_headers:  # last: chown(2) and write(2) take capabilities away
             value = member.pax_headers[_CAPABILITY].encode("utf-8", "surrogateescape")
             os.setxattr(file.fileno(), "security.capability", value)
-        file.flush()
         os.utime(file.fileno(), (member.mtime, member.mtime))
