@@ -35,7 +35,7 @@ WIRE = [
 
 
 @pytest.mark.parametrize(("packet", "wire"), WIRE)
-def test_bytes_are_those_of_the_rfcs(packet: Packet, wire: bytes):
+def test_bytes_are_those_of_the_rfcs(packet: Packet, wire: bytes) -> None:
     assert encode(packet) == wire
     assert parse(wire) == packet
 
@@ -51,7 +51,7 @@ def test_bytes_are_those_of_the_rfcs(packet: Packet, wire: bytes):
         (b"\0\1\xff\xfe\0octet\0", ReadRequest("\udcff\udcfe", "octet", {})),
     ],
 )
-def test_what_firmware_sends_is_understood(wire: bytes, packet: Packet):
+def test_what_firmware_sends_is_understood(wire: bytes, packet: Packet) -> None:
     assert parse(wire) == packet
 
 
@@ -76,7 +76,7 @@ def test_what_firmware_sends_is_understood(wire: bytes, packet: Packet):
         b"\0\6blksize",
     ],
 )
-def test_what_is_no_packet_is_malformed(wire: bytes):
+def test_what_is_no_packet_is_malformed(wire: bytes) -> None:
     with pytest.raises(Malformed):
         parse(wire)
 
@@ -96,7 +96,7 @@ packets = st.one_of(
 
 
 @given(packets)
-def test_packets_survive_the_round_trip(packet: Packet):
+def test_packets_survive_the_round_trip(packet: Packet) -> None:
     assert parse(encode(packet)) == packet
 
 
@@ -104,7 +104,7 @@ def test_packets_survive_the_round_trip(packet: Packet):
     st.binary(max_size=600)
     | st.builds(bytes.__add__, st.sampled_from([b"\0" + bytes([n]) for n in range(1, 7)]), st.binary(max_size=80))
 )
-def test_any_bytes_are_a_packet_or_malformed(data: bytes):
+def test_any_bytes_are_a_packet_or_malformed(data: bytes) -> None:
     try:
         packet = parse(data)
     except Malformed:
@@ -112,7 +112,7 @@ def test_any_bytes_are_a_packet_or_malformed(data: bytes):
     assert parse(encode(packet)) == packet
 
 
-def test_a_string_with_nul_is_never_sent():
+def test_a_string_with_nul_is_never_sent() -> None:
     with pytest.raises(ValueError, match="NUL"):
         encode(Error(0, "a\0b"))
 
@@ -141,20 +141,20 @@ def test_a_string_with_nul_is_never_sent():
         ({"multicast": ""}, {}),
     ],
 )
-def test_options_granted(asked: dict[str, str], granted: dict[str, str]):
+def test_options_granted(asked: dict[str, str], granted: dict[str, str]) -> None:
     assert negotiate(asked, 1000, Limits(block_size=1468)).granted == granted
 
 
-def test_a_window_of_large_blocks_is_bounded_in_bytes():
+def test_a_window_of_large_blocks_is_bounded_in_bytes() -> None:
     assert negotiate({"blksize": "65464", "windowsize": "64"}, 1, Limits()).window == 4
 
 
-def test_the_size_of_an_empty_file_is_not_told():
+def test_the_size_of_an_empty_file_is_not_told() -> None:
     """curl refuses an OACK with tsize=0, and then does not fetch the file."""
     assert negotiate({"tsize": "0", "blksize": "512"}, 0, Limits()).granted == {"blksize": "512"}
 
 
-def test_what_was_not_asked_for_holds_by_default():
+def test_what_was_not_asked_for_holds_by_default() -> None:
     assert negotiate({}, 1, Limits()) == Negotiated(512, 1, None, {})
 
 
@@ -162,6 +162,6 @@ def test_what_was_not_asked_for_holds_by_default():
     "granted",
     [{"tsize": "1"}, {"blksize": "1409"}, {"blksize": "4"}, {"blksize": "x"}, {"windowsize": "17"}, {"timeout": "4"}],
 )
-def test_a_client_refuses_options_that_it_did_not_ask_for(granted: dict[str, str]):
+def test_a_client_refuses_options_that_it_did_not_ask_for(granted: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="the server"):
         agreed({"blksize": "1408", "windowsize": "16", "timeout": "3"}, granted)

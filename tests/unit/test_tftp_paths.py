@@ -50,7 +50,7 @@ DIGEST = "ab" * 32
         ("..x/y..", OwnFile("..x/y..")),
     ],
 )
-def test_what_a_name_stands_for(name: str, wanted: Wanted):
+def test_what_a_name_stands_for(name: str, wanted: Wanted) -> None:
     assert locate(name) == wanted
 
 
@@ -72,13 +72,13 @@ def test_what_a_name_stands_for(name: str, wanted: Wanted):
         "\x7f",
     ],
 )
-def test_what_nobody_asks_for_in_good_faith(name: str):
+def test_what_nobody_asks_for_in_good_faith(name: str) -> None:
     with pytest.raises(BadPath):
         locate(name)
 
 
 @given(st.text() | st.lists(st.sampled_from(["..", ".", "/", "\\", "a", "\0", "pxelinux.cfg"])).map("".join))
-def test_no_name_leads_out_of_the_tree(name: str):
+def test_no_name_leads_out_of_the_tree(name: str) -> None:
     try:
         wanted = locate(name)
     except BadPath:
@@ -107,12 +107,12 @@ def tree(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("name", "content"), [("file", "file"), ("sub/inner", "inner"), ("inside", "inner")])
-def test_own_files(tree: Path, name: str, content: str):
+def test_own_files(tree: Path, name: str, content: str) -> None:
     assert own_file(tree, name).read_text() == content
 
 
 @pytest.mark.parametrize("name", ["outside", "absolute", "folder/secret", "fifo"])
-def test_what_is_forbidden(tree: Path, name: str):
+def test_what_is_forbidden(tree: Path, name: str) -> None:
     with pytest.raises(NotServed) as raised:
         own_file(tree, name)
     assert raised.value.forbidden
@@ -120,25 +120,26 @@ def test_what_is_forbidden(tree: Path, name: str):
 
 
 @pytest.mark.parametrize("name", ["missing", "sub", "sub/", "file/below", "dangling", "loop", "a" * 300])
-def test_what_is_not_there(tree: Path, name: str):
+def test_what_is_not_there(tree: Path, name: str) -> None:
     with pytest.raises(NotServed) as raised:
         own_file(tree, name)
     assert not raised.value.forbidden
 
 
-def test_a_tree_that_does_not_exist_has_no_files(tmp_path: Path):
+def test_a_tree_that_does_not_exist_has_no_files(tmp_path: Path) -> None:
     with pytest.raises(NotServed):
         own_file(tmp_path / "none", "file")
 
 
-def test_the_tree_itself_may_be_a_symbolic_link(tree: Path, tmp_path: Path):
+def test_the_tree_itself_may_be_a_symbolic_link(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tree)
     assert own_file(tmp_path / "link", "file").read_text() == "file"
 
 
-def test_loaders_come_from_the_first_folder_and_the_operators_own_goes_before(tree: Path, tmp_path: Path):
+def test_loaders_come_from_the_first_folder_and_the_operators_own_goes_before(tree: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    first.mkdir(), second.mkdir()
+    first.mkdir()
+    second.mkdir()
     (second / "ipxe.efi").symlink_to(tmp_path / "secret")
     assert loader(tree, [first, second], "ipxe.efi", "ipxe").read_text() == "secret"
     (first / "ipxe.efi").write_text("first")
@@ -147,7 +148,7 @@ def test_loaders_come_from_the_first_folder_and_the_operators_own_goes_before(tr
     assert loader(tree, [first, second], "ipxe.efi", "ipxe").read_text() == "own"
 
 
-def test_a_missing_loader_names_its_package(tree: Path, tmp_path: Path):
+def test_a_missing_loader_names_its_package(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(NotServed, match="install Debian's package pxelinux, or set SHOAL_LOADERS") as raised:
         loader(tree, [tmp_path / "a", tmp_path / "b"], "pxelinux.0", "pxelinux")
     assert raised.value.worth_a_log

@@ -36,28 +36,30 @@ def manifest(image: str = "compute") -> ImageManifest:
     )
 
 
-def snapshot(*, released: bool = True, **changes: Json) -> Snapshot:
+def snapshot(changes: dict[str, Json] | None = None, *, released: bool = True) -> Snapshot:
     """A small cluster; `changes` are fields of node n001, or sections of the document by name."""
-    node = {"mac": "52:54:00:77:00:11", "address": "10.77.0.11", "template": "compute"}
-    document: dict[str, Json] = {
+    changes = changes or {}
+    sections: dict[str, Json] = {
         "networks": {"boot": {"cidr": "10.77.0.0/24", "head": "10.77.0.1", "boot": True}},
         "images": {"compute": {"flavor": "bookworm", "version": "1.0"}},
         "templates": {"compute": {"image": "compute", "boot": {"parameters": "console=ttyS0 quiet"}}},
     }
-    document |= {name: changes.pop(name) for name in list(changes) if name in Cluster.model_fields}
-    document["nodes"] = {"n001": node | changes}
+    node: dict[str, Json] = {"mac": "52:54:00:77:00:11", "address": "10.77.0.11", "template": "compute"}
+    for name, value in changes.items():
+        (sections if name in sections else node)[name] = value
     release = ImageRelease(manifest=manifest(), built=AT)
-    return Snapshot(Cluster.model_validate(document), {"compute": release} if released else {}, {})
+    cluster = Cluster.model_validate({**sections, "nodes": {"n001": node}})
+    return Snapshot(cluster, {"compute": release} if released else {}, {})
 
 
 def plan(**changes: Json) -> Plan:
-    decided = decide(snapshot(**changes), "n001")
+    decided = decide(snapshot(changes), "n001")
     assert isinstance(decided, Plan), decided
     return decided
 
 
 def refusal(**changes: Json) -> str:
-    decided = decide(snapshot(**changes), "n001")
+    decided = decide(snapshot(changes), "n001")
     assert isinstance(decided, Refusal), decided
     assert decided.node == "n001"
     return decided.reason
@@ -116,26 +118,26 @@ chain --replace --autofree http://10.77.0.1:8080/boot.ipxe || goto again
 """
 
 
-def test_pxelinux_of_a_node():
+def test_pxelinux_of_a_node() -> None:
     assert scripts.pxelinux(plan(), BOOT, AT) == PXELINUX
 
 
-def test_ipxe_of_a_node():
+def test_ipxe_of_a_node() -> None:
     assert scripts.ipxe(plan(), BOOT, AT, BASE) == IPXE
 
 
-def test_pxelinux_of_a_node_that_cannot_boot():
+def test_pxelinux_of_a_node_that_cannot_boot() -> None:
     decided = decide(snapshot(released=False), "n001")
     assert isinstance(decided, Refusal)
     assert scripts.pxelinux_refusal(decided) == PXELINUX_REFUSAL
 
 
-def test_ipxe_of_a_machine_that_nobody_knows():
+def test_ipxe_of_a_machine_that_nobody_knows() -> None:
     stranger = Refusal(None, "no node has the address 10.77.0.99: register it with `shoal node add`")
     assert scripts.ipxe_refusal(stranger, BOOT, BASE) == IPXE_REFUSAL
 
 
-def test_a_reason_cannot_become_a_command():
+def test_a_reason_cannot_become_a_command() -> None:
     evil = Refusal("n001", "image 'x'\nboot evil || exit ${net0/mac} # && ; \x1b[2J é")
     lines = scripts.ipxe_refusal(evil, BOOT, BASE).splitlines()
     echoed = [line for line in lines if line.startswith("echo ")]
@@ -146,7 +148,7 @@ def test_a_reason_cannot_become_a_command():
     )
 
 
-def test_nodes_that_wait_together_do_not_ask_together():
+def test_nodes_that_wait_together_do_not_ask_together() -> None:
     pauses = {
         scripts.ipxe(plan(), f"{n:016x}".replace("0" * 8, f"{n:08x}", 1), AT, BASE).split("sleep ")[1].split()[0]
         for n in range(40)
@@ -157,7 +159,7 @@ def test_nodes_that_wait_together_do_not_ask_together():
 # --- the command line ---------------------------------------------------------------------------------------------
 
 
-def test_gateway_name_and_infiniband():
+def test_gateway_name_and_infiniband() -> None:
     mac = "80:00:02:08:fe:80:00:00:00:00:00:00:00:02:c9:03:00:0a:6b:01"
     line = plan(
         networks={"boot": {"cidr": "10.77.0.0/22", "head": "10.77.0.1", "gateway": "10.77.3.254", "boot": True}},
@@ -169,7 +171,7 @@ def test_gateway_name_and_infiniband():
     assert line.endswith(f" BOOTIF=20-{mac.replace(':', '-')} rd.debug")
 
 
-def test_a_node_in_another_network_is_served_by_the_head_of_the_boot_network():
+def test_a_node_in_another_network_is_served_by_the_head_of_the_boot_network() -> None:
     decided = plan(
         networks={
             "boot": {"cidr": "10.77.0.0/24", "head": "10.77.0.1", "boot": True},
@@ -196,28 +198,30 @@ def test_a_node_in_another_network_is_served_by_the_head_of_the_boot_network():
         ({"boot": {"config": "gone"}}, "host n001 uses boot config 'gone', which does not exist"),
     ],
 )
-def test_what_is_missing_is_named(changes: dict[str, Json], reason: str):
+def test_what_is_missing_is_named(changes: dict[str, Json], reason: str) -> None:
     assert refusal(**changes) == reason
 
 
-def test_no_release():
-    assert refusal(released=False).startswith("image compute has no release yet")
+def test_no_release() -> None:
+    decided = decide(snapshot(released=False), "n001")
+    assert isinstance(decided, Refusal)
+    assert decided.reason.startswith("image compute has no release yet")
 
 
-def test_a_command_line_that_the_kernel_would_cut_is_refused_with_its_source():
+def test_a_command_line_that_the_kernel_would_cut_is_refused_with_its_source() -> None:
     reason = refusal(boot={"parameters": "x" * 1800})
     assert "shorten its boot parameters (from host n001)" in reason
     assert plan(boot={"parameters": "x" * 1600}).parameters == "x" * 1600
 
 
 @pytest.mark.parametrize("word", ["||", "&&", ";", "#x", "a=${net0/mac}"])
-def test_parameters_that_ipxe_would_change_are_refused(word: str):
+def test_parameters_that_ipxe_would_change_are_refused(word: str) -> None:
     reason = scripts.ipxe_cannot(plan(boot={"parameters": f"quiet {word} x"}))
     assert reason is not None
     assert word in reason
 
 
-def test_usual_parameters_pass_through_ipxe():
+def test_usual_parameters_pass_through_ipxe() -> None:
     assert scripts.ipxe_cannot(plan(boot={"parameters": "a=b;c x#y $z {w} console=ttyS0,115200n8 a||b"})) is None
 
 
@@ -233,6 +237,6 @@ def test_usual_parameters_pass_through_ipxe():
         ({"image": "compute"}, True),
     ],
 )
-def test_which_nodes_have_a_configuration_of_their_own(fields: dict[str, Json], own: bool):
+def test_which_nodes_have_a_configuration_of_their_own(fields: dict[str, Json], own: bool) -> None:
     node = Node.model_validate({"mac": "52:54:00:77:00:11", "address": "10.77.0.11"} | fields)
     assert has_own_config(node) is own

@@ -14,7 +14,7 @@ from shoal_service.store import BlobStore
 from shoal_tftp.files import NotServed
 from shoal_tftp.handlers import Asker, BootFiles, Door, Offer
 
-_DRAIN = 2.0
+_DRAIN = 1.0
 _COME_BACK = "5"
 _RESPONSES = Counter("shoal_tftp_http_responses", "HTTP responses of the boot file server", ["status"])
 _log = structlog.stdlib.get_logger("shoal.tftp")
@@ -77,12 +77,12 @@ class HttpDoor:
 
     def done(self, offer: Offer, asker: Asker, size: int) -> None:
         """A client has got `size` bytes, and with them the end of the offer."""
-        _log.info("http.sent", client=asker.address, file=offer.name, bytes=size)
+        _log.info("http.completed", client=asker.address, file=offer.name, node=offer.node, bytes=size)
         self._files.sent(offer, asker, size)
 
     def lost(self, offer: Offer, asker: Asker, reason: str) -> None:
         """A client went away before the end of the offer."""
-        _log.warning("http.lost", client=asker.address, file=offer.name, reason=reason)
+        _log.warning("http.aborted", client=asker.address, file=offer.name, node=offer.node, reason=reason)
         self._files.failed(offer, asker, f"{offer.name} was not sent to its end: {reason}")
 
 

@@ -201,7 +201,10 @@ class TftpDoor:
     def _account(self, offer: Offer, asker: Asker, sender: Sender, ended: Ended) -> None:
         _TRANSFERS.labels(ended.outcome.value).inc()
         level = _log.info if ended.outcome in _QUIET else _log.warning
-        level("tftp.sent", client=asker.address, file=offer.name, outcome=ended.outcome.value, reason=ended.reason)
+        told = {"reason": ended.reason} if ended.reason else {}
+        level(
+            f"tftp.{ended.outcome}", client=asker.address, file=offer.name, node=offer.node, bytes=sender.size, **told
+        )
         if ended.outcome is Outcome.COMPLETED:
             _BYTES.inc(sender.size)
             self._files.sent(offer, asker, sender.size)

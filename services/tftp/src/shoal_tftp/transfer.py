@@ -6,7 +6,6 @@ import socket
 
 from shoal_tftp_protocol import Address, ContentWanted, Ended, Sender
 
-_BATCH = 32
 _LARGEST = 2048
 """Octets of a datagram that are looked at: a client sends ACKs and ERRORs alone."""
 
@@ -51,15 +50,12 @@ class Transfer:
                 await asyncio.wait([self._reading])
 
     def _readable(self) -> None:
-        now = self._loop.time()
-        for _ in range(_BATCH):
-            try:
-                data, address = self._socket.recvfrom(_LARGEST)
-            except BlockingIOError:
-                break
-            except OSError:
-                continue  # an ICMP error for something sent before: the timer decides
-            self._sender.receive_datagram(data, address, now)
+        # One at a time: clients answer each window with one ACK, and the loop comes back for more.
+        try:
+            data, address = self._socket.recvfrom(_LARGEST)
+        except OSError:
+            return  # nothing there after all, or an ICMP error for something sent before: the timer decides
+        self._sender.receive_datagram(data, address, self._loop.time())
         self._pump()
 
     def _pump(self) -> None:
