@@ -22,6 +22,7 @@ from shoal_tftp.boots import Boots
 from shoal_tftp.files import NotServed
 
 Details = dict[str, str | int | float | bool]
+_EVERY_ADDRESS = "0.0.0.0"
 _STAGES = {paths.Part.KERNEL: Stage.LOADER_KERNEL, paths.Part.INITRD: Stage.LOADER_INITRD}
 
 
@@ -55,12 +56,17 @@ class Offer:
 
 @dataclass(frozen=True)
 class Places:
-    """Where files lie, and the port of the HTTP door."""
+    """Where files lie, and where the HTTP door listens."""
 
     store: BlobStore
     own: Path
     loaders: tuple[Path, ...]
-    http_port: int
+    http: tuple[str, int]
+
+    def base(self, asker: Asker) -> str:
+        """The URL of the HTTP door: at the address that this client asked, unless the door has one of its own."""
+        host, port = self.http
+        return f"http://{asker.head if host == _EVERY_ADDRESS else host}:{port}"
 
 
 class Records(Protocol):
@@ -143,7 +149,7 @@ class BootFiles:
         decided = await self._decide(node, asker, ipxe=ipxe)
         refused = decided.reason if isinstance(decided, plan.Refusal) else None
         boot = secrets.token_hex(8) if node is None else self._boots.ask(node, self._seconds(), refused)
-        base = f"http://{asker.head}:{self._places.http_port}"
+        base = self._places.base(asker)
         if isinstance(decided, plan.Refusal):
             text = scripts.ipxe_refusal(decided, boot, base) if ipxe else scripts.pxelinux_refusal(decided)
         elif ipxe:

@@ -21,7 +21,7 @@ async def serve(context: Context[TftpSettings]) -> None:
     loop = asyncio.get_running_loop()
     announcer = Announcer(context.bus)
     store = BlobStore(settings.image_store)
-    places = Places(store, settings.tftpboot, tuple(settings.loaders), host_port(settings.http)[1])
+    places = Places(store, settings.tftpboot, tuple(settings.loaders), host_port(settings.http))
     async with RecordsView.open(context.bus) as records, asyncio.TaskGroup() as tasks:
         files = BootFiles(records, places, announcer, context.now, loop.time)
         tftp = TftpDoor(files, host_port(settings.tftp), settings.transfers)

@@ -10,7 +10,7 @@ from shoal_model.resolve import Effective, Snapshot, Unresolvable, boot_network,
 
 COMMAND_LINE_LIMIT = 2047
 """Bytes of a kernel command line on x86 (COMMAND_LINE_SIZE, less its NUL); what is longer is cut without a word."""
-_LOADER_SHARE = 160
+_LOADER_SHARE = 192
 """Bytes of the command line that loaders add: BOOT_IMAGE= and initrd= with the paths of both."""
 _ETHERNET_OCTETS = 6
 

@@ -6,7 +6,7 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -37,6 +37,8 @@ _PKTINFO = struct.Struct("=I4s4s")  # struct in_pktinfo: interface, local addres
 _HEADERS = 32
 """Octets of IPv4, UDP and TFTP headers before a block."""
 _LARGEST = 2048
+_LONGEST_TOLD = 400
+"""Characters of an ERROR: firmware has no more than 512 octets for it."""
 _BATCH = 64
 _RECEIVE_BUFFER = 1 << 20
 _DRAIN = 3.0
@@ -212,6 +214,7 @@ class TftpDoor:
             self._files.failed(offer, asker, f"{offer.name} was not sent to its end: {ended.reason}")
 
     def _refuse(self, client: Address, local: str, error: Error) -> None:
+        error = replace(error, message=error.message[:_LONGEST_TOLD])
         _REFUSED.inc()
         try:
             with _socket(local) as sock:
