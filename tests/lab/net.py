@@ -2,6 +2,11 @@
 
 from lab.space import Space, run
 
+_QUEUE = 10_000
+"""Frames that wait for a virtual node. Its machine stands still whenever the host runs something else, for longer than
+any real one; with the usual thousand frames, that would look like a bad network.
+"""
+
 
 class Lan:
     """An Ethernet segment. Snooping is off, so that a group's datagrams reach every port, as on a plain switch."""
@@ -17,6 +22,7 @@ class Lan:
     def tap(self, name: str) -> str:
         """A port for a virtual node; its name, at most 15 characters."""
         run(self.space, "ip", "tuntap", "add", name, "mode", "tap")
+        run(self.space, "ip", "link", "set", name, "txqueuelen", str(_QUEUE))
         run(self.space, "ip", "link", "set", name, "master", self.bridge)
         run(self.space, "ip", "link", "set", name, "up")
         return name
