@@ -1,5 +1,6 @@
 """Small modules, made on the spot, for tests of the image builder."""
 
+import tempfile
 from pathlib import Path
 
 from shoal_image_builder.images.kernel_modules import ESSENTIAL
@@ -62,6 +63,6 @@ def write_module(folder: Path, made: LooseLayer, *, version: str = "1.0.0") -> M
         variant="apt",
         packages=["none"],
     )
-    work = folder / f".work-{made.name}-{version}"
     content = Content(recipe, made.sources, [(made.name, version)])
-    return store(content, folder, work=work, cancel=Cancel(), step=lambda _: None)
+    with tempfile.TemporaryDirectory() as work:
+        return store(content, folder, work=Path(work), cancel=Cancel(), step=lambda _: None)

@@ -9,12 +9,14 @@ from pathlib import Path
 from shoal_image_builder.layers.entry import Entry, LayerError, Type, canonical
 from shoal_image_builder.layers.tar import Source
 
+_CAPABILITY = "security.capability"
+
 
 def directory_sources(tree: Path) -> list[Source]:
     """Everything below `tree`, sorted, with owners, groups, modes and times (whole seconds) as they are.
 
-    Hard links become files of their own; extended attributes are left aside. LayerError names what is neither file,
-    directory nor symbolic link, and what has no UTF-8 name or cannot be read.
+    File capabilities are kept, other extended attributes are not; hard links become files of their own. LayerError
+    names what is neither file, directory nor symbolic link, and what has no UTF-8 name or cannot be read.
     """
     return sorted((_source(path, tree) for path in _walk(tree)), key=lambda source: source.entry.path)
 
@@ -41,5 +43,13 @@ def _source(path: Path, tree: Path) -> Source:
     if stat.S_ISLNK(status.st_mode):
         return Source(replace(entry, type=Type.SYMLINK, mode=0o777, target=os.readlink(path)))
     if stat.S_ISREG(status.st_mode):
-        return Source(replace(entry, type=Type.FILE, size=status.st_size), lambda: path.open("rb"))
+        file = replace(entry, type=Type.FILE, size=status.st_size, xattrs=_capabilities(path))
+        return Source(file, lambda: path.open("rb"))
     raise LayerError(f"{path} is a socket, pipe or device, which a node cannot be given: remove it")
+
+
+def _capabilities(path: Path) -> tuple[tuple[str, bytes], ...]:
+    try:
+        return ((_CAPABILITY, os.getxattr(path, _CAPABILITY)),)
+    except OSError:
+        return ()  # it has none, as most files, or its file system knows of none
