@@ -80,6 +80,39 @@ def test_old_builds_go_but_not_what_is_in_use_shared_or_of_others(store: BlobSto
     assert not store.has(manifests[2].initrd.sha256)
 
 
+def test_what_a_killed_builder_left_is_removed_and_a_living_ones_is_not(store: BlobStore) -> None:
+    store.root.mkdir(parents=True)
+    dead, young = store.root / ".build-dead", store.root / ".build-young"
+    for work in (dead, young):
+        work.mkdir()
+        (work / "squashfs").write_text("half")
+    os.utime(dead, (0, 0))
+    with Builds(store).workspace() as living:
+        os.utime(living, (0, 0))
+        with Builds(store).workspace() as second:
+            assert sorted(path.name for path in store.root.iterdir()) == sorted([living.name, second.name, young.name])
+    assert [path.name for path in store.root.iterdir()] == [young.name]
+
+
+def test_large_archives_of_initrds_are_made_once_and_the_last_few_kept(store: BlobStore) -> None:
+    builds, made = Builds(store), list[str]()
+
+    def make(out: Path) -> None:
+        made.append(out.name)
+        out.write_text(out.name)
+
+    for key in ("a", "b", "a", "c", "d", "e", "a", "b"):
+        assert builds.initrd(key, make).read_text() == key
+    assert made == ["a", "b", "c", "d", "e", "b"]
+    with pytest.raises(OSError, match="no room"):
+        builds.initrd("f", _fail)
+    assert sorted(path.name for path in (store.root / "initrds").iterdir()) == ["a", "b", "d", "e"]
+
+
+def _fail(_: Path) -> None:
+    raise OSError("no room")
+
+
 def test_blocks_are_hashed_as_the_geometry_cuts_them(tmp_path: Path) -> None:
     geometry = Geometry(symbol_size=64, block_symbols=2)
     content = bytes(range(256)) + b"tail"

@@ -16,11 +16,16 @@ _SLEEP = [sys.executable, "-c", "import os, sys, time; print(os.getpid(), file=s
 
 
 def _gone(pid: int) -> bool:
-    """Whether a process has ended; an orphan may be left as a zombie until the machine's first process looks."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    """Whether a process ends within some seconds; an orphan may be left as a zombie until somebody reaps it."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def test_output_and_environment_are_the_same_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:

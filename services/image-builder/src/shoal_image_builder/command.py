@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from shoal_image_builder.layers.entry import LayerError
-from shoal_image_builder.modules.build import Step, build_module
+from shoal_image_builder.modules.build import Step, build_module, up_to_date
 from shoal_image_builder.modules.recipe import RecipeError, known
 from shoal_image_builder.modules.runtime import build_runtime
 from shoal_image_builder.modules.shelf import Module
@@ -36,6 +36,9 @@ def main(arguments: Sequence[str]) -> int:
         _say(f"{time.monotonic() - began:6.1f} s  {what}")
 
     try:
+        if asked.if_changed and (there := up_to_date(_recipe(asked), asked.modules)):
+            step(f"up to date: {there.package}")
+            return 0
         module = _build(asked, step)
     except _FAILURES as error:
         return _fail(str(error))
@@ -43,6 +46,10 @@ def main(arguments: Sequence[str]) -> int:
         return _fail("stopped; nothing was left behind", status=130)
     step(f"done: {module.package} ({module.packages} packages, layer {module.size / 1e6:.1f} MB {module.sha256[:16]})")
     return 0
+
+
+def _recipe(asked: argparse.Namespace) -> str:
+    return "runtime" if asked.verb == "build-runtime" else str(asked.name)
 
 
 def _build(asked: argparse.Namespace, step: Step) -> Module:
@@ -62,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         if verb == "build-module":
             one.add_argument("name", choices=known(), help="the module")
         one.add_argument("--modules", type=Path, required=True, metavar="DIR", help="where the package goes")
+        one.add_argument("--if-changed", action="store_true", help="do nothing if recipe and builder are as they were")
     return parser
 
 

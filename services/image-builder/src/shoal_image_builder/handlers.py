@@ -1,6 +1,5 @@
 """image-builder's verbs: message in, domain, message out."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from shoal_bus.api import Bus, Endpoint
 from shoal_bus.errors import Invalid
 from shoal_image_builder.images.assemble import Places
+from shoal_image_builder.images.builds import Builds
 from shoal_image_builder.layers.entry import LayerError
 from shoal_image_builder.modules.shelf import Module, offered
 from shoal_image_builder.process import Cancel
@@ -73,11 +73,9 @@ class Handlers:
         return offered(self._places.modules)
 
     def _pack(self, name: str) -> tuple[StoredFile, int]:
-        store = self._places.store
-        store.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=".rootfs-", dir=store.root) as file:
-            files = pack_tree(self._trees / name, Path(file.name))
-            digest, size = store.add(Path(file.name))
+        with Builds(self._places.store).workspace() as work:
+            files = pack_tree(self._trees / name, work / "archive")
+            digest, size = self._places.store.add(work / "archive")
         return StoredFile(sha256=digest, size=size), files
 
 

@@ -1,10 +1,8 @@
 """Assembly: layers → squashfs, kernel, initrd → read back → store → manifest. No root, no mounts, no network."""
 
 import hashlib
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,9 +78,8 @@ def assemble(name: str, image: Image, places: Places, watch: Watch) -> ImageMani
     builds = Builds(places.store)
     manifest = builds.of_identity(identity(inputs, tools))
     if manifest is None:
-        places.store.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".build-", dir=places.store.root) as work:
-            bench = _Workbench(inputs, tools, code, Path(work), watch)
+        with builds.workspace() as work:
+            bench = _Workbench(inputs, tools, code, work, watch)
             manifest = _stored(name, image, bench, _build(bench, builds), places.store)
     else:
         watch.step("nothing has changed", 1.0)
@@ -113,9 +110,12 @@ def _build(bench: _Workbench, builds: Builds) -> _Parts:
     squashfs.verify(work / "squashfs", entries, cancel=cancel)
     step("make the initrd", 0.6)
     core = next(module for module in inputs.modules if module.name == _CORE).layer()
-    base = _initrd_base(bench, builds, initrd.Base(python, core, kernel.version, inputs.epoch))
+    base = initrd.Base(python, core, kernel.version, inputs.epoch)
+    large = builds.initrd(
+        initrd_key(inputs, bench.tools), lambda out: initrd.write_base(base, out, work=work, cancel=cancel)
+    )
     initrd.write_code(bench.code, node, work / "initrd.code", epoch=inputs.epoch, cancel=cancel)
-    initrd.join([base, work / "initrd.code"], work / "initrd.img")
+    initrd.join([large, work / "initrd.code"], work / "initrd.img")
     return _Parts(work / "squashfs", kernel.path, work / "initrd.img", kernel.version, content_digest(entries))
 
 
@@ -123,19 +123,6 @@ def _ranked(inputs: Inputs, node: LooseLayer) -> list[Ranked]:
     layers = [Ranked(module.layer(), Rank.CORE if module.name == _CORE else Rank.MODULE) for module in inputs.modules]
     own = [Ranked(inputs.runtime.layer(), Rank.OWN), Ranked(node, Rank.OWN)]
     return [*layers, *own, Ranked(inputs.site, Rank.SITE)]
-
-
-def _initrd_base(bench: _Workbench, builds: Builds, base: initrd.Base) -> Path:
-    """The large archive of the initrd: kept from an earlier build of the same kernel and runtime, or made now."""
-    key = initrd_key(bench.inputs, bench.tools)
-    kept = builds.initrds / key
-    if not kept.is_file():
-        fresh = bench.work / "initrd.base"
-        initrd.write_base(base, fresh, work=bench.work, cancel=bench.watch.cancel)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(fresh, kept)
-    builds.keep_initrd(key)
-    return kept
 
 
 def _stored(name: str, image: Image, bench: _Workbench, parts: _Parts, store: BlobStore) -> ImageManifest:

@@ -4,15 +4,24 @@
 <store>/initrds/<key>                      large archives of initrds, kept to be used again
 """
 
+import fcntl
 import os
+import shutil
 import tempfile
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from shoal_model.records import ImageManifest
 from shoal_service.store import BlobStore
+
+_WORK = ".build-"
+_YOUNG = 60.0
+"""Seconds for which a builder's directory is left alone, locked or not."""
+_KEPT_INITRDS = 4
 
 
 class Builds:
@@ -21,7 +30,7 @@ class Builds:
     def __init__(self, store: BlobStore) -> None:
         self.store = store
         self._manifests = store.root / "manifests"
-        self.initrds = store.root / "initrds"
+        self._initrds = store.root / "initrds"
 
     def all(self) -> list[ImageManifest]:
         """Every build, newest first. A manifest that cannot be read is no build."""
@@ -58,14 +67,51 @@ class Builds:
                 self.store.path(digest).unlink(missing_ok=True)
         return [manifest.squashfs.sha256 for manifest in doomed]
 
-    def keep_initrd(self, key: str) -> None:
-        """Remove all other large archives of initrds."""
-        for path in self.initrds.glob("*"):
-            if path.name != key:
-                path.unlink(missing_ok=True)
+    def initrd(self, key: str, make: Callable[[Path], None]) -> Path:
+        """The large archive of an initrd under this key: kept from an earlier build, or made now by `make`."""
+        kept = self._initrds / key
+        if not kept.is_file():
+            self._initrds.mkdir(parents=True, exist_ok=True)
+            with self.workspace() as work:
+                make(work / key)
+                os.replace(work / key, kept)
+        os.utime(kept)
+        for old in sorted(self._initrds.iterdir(), key=lambda path: path.stat().st_mtime_ns)[:-_KEPT_INITRDS]:
+            old.unlink(missing_ok=True)
+        return kept
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """A directory beside the blobs, gone afterwards. What builders that were killed left is removed as well."""
+        self.store.root.mkdir(parents=True, exist_ok=True)
+        _remove_stale(self.store.root)
+        with tempfile.TemporaryDirectory(prefix=_WORK, dir=self.store.root) as work:
+            lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel takes it away from a process that dies
+                yield Path(work)
+            finally:
+                os.close(lock)
 
     def _path(self, manifest: ImageManifest) -> Path:
         return self._manifests / f"{manifest.squashfs.sha256}.json"
+
+
+def _remove_stale(root: Path) -> None:
+    for work in root.glob(f"{_WORK}*"):
+        try:
+            if time.time() - work.stat().st_mtime < _YOUNG:
+                continue  # its builder may be about to lock it
+            lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # its builder has just finished
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(work, ignore_errors=True)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(lock)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

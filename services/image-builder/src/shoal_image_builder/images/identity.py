@@ -1,20 +1,16 @@
 """An image's identity: the hash of everything it is made from, tools included. Same identity, same bytes, no work."""
 
 import ctypes
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import zstandard
 
-import shoal_image_builder
 from shoal_image_builder.images import initrd, squashfs
 from shoal_image_builder.layers.layer import Layer
 from shoal_image_builder.modules.shelf import Module
+from shoal_image_builder.own import digest, own_digest
 from shoal_image_builder.process import Cancel, output
 from shoal_model.records import Geometry
 
@@ -47,15 +43,15 @@ def identity(inputs: Inputs, tools: dict[str, str]) -> str:
         "initrd": initrd_key(inputs, tools),
         "tools": tools,
     }
-    return _digest(parts)
+    return digest(parts)
 
 
 def initrd_key(inputs: Inputs, tools: dict[str, str]) -> str:
     """What the large archive of the initrd depends on; not on the rest of our own code, so that it is seldom made."""
     core = next(module for module in inputs.modules if module.name == "core")
-    own = _own_digest(("images/cpio.py", "images/initrd.py", "images/kernel_modules.py", "node_python.py"))
+    own = own_digest(("images/cpio.py", "images/initrd.py", "images/kernel_modules.py", "node_python.py"))
     parts = [core.sha256, inputs.runtime.sha256, initrd.LEVEL, inputs.epoch, own, tools["depmod"], tools["zstandard"]]
-    return _digest(parts)
+    return digest(parts)
 
 
 def tool_versions(cancel: Cancel) -> dict[str, str]:
@@ -64,7 +60,7 @@ def tool_versions(cancel: Cancel) -> dict[str, str]:
         argv[0]: output(argv, cancel=cancel).decode().splitlines()[0].strip()
         for argv in (["tar2sqfs", "--version"], ["depmod", "--version"])
     }
-    return first | {"libzstd": _libzstd(), "zstandard": str(zstandard.ZSTD_VERSION), "assembly": _own_digest(_OWN)}
+    return first | {"libzstd": _libzstd(), "zstandard": str(zstandard.ZSTD_VERSION), "assembly": own_digest(_OWN)}
 
 
 def _libzstd() -> str:
@@ -73,15 +69,3 @@ def _libzstd() -> str:
     library.ZSTD_versionString.restype = ctypes.c_char_p
     version: bytes = library.ZSTD_versionString()
     return version.decode()
-
-
-@cache
-def _own_digest(patterns: tuple[str, ...]) -> str:
-    """Our own code, as far as it decides on an image's bytes."""
-    package = Path(next(iter(shoal_image_builder.__path__)))
-    files = [path for pattern in patterns for path in sorted(package.glob(pattern))]
-    return _digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
-
-
-def _digest(parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

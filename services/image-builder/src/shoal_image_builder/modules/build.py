@@ -23,6 +23,7 @@ from shoal_image_builder.modules.bootstrap import bootstrap
 from shoal_image_builder.modules.scrub import scrub
 from shoal_image_builder.modules.shelf import ARCHITECTURE, FOLDER, Module, file_name, read_module
 from shoal_image_builder.modules.sources import sources_for
+from shoal_image_builder.own import MODULE_BUILD, own_digest
 from shoal_image_builder.process import Cancel
 
 Step = Callable[[str], None]
@@ -102,6 +103,16 @@ def installed(status: bytes) -> list[tuple[str, str]]:
     return sorted(found)
 
 
+def up_to_date(name: str, modules: Path) -> Module | None:
+    """The package that is there already, if our code and recipe would make it again; None if they would not."""
+    recipe = recipes.load(name)
+    try:
+        module = read_module(modules / file_name(recipe.package, recipe.version))
+    except (LayerError, FileNotFoundError):
+        return None
+    return module if module.made_from == own_digest(MODULE_BUILD) else None
+
+
 @contextmanager
 def workspace() -> Iterator[Path]:
     """A directory of our own on a disk (a tree needs a gigabyte), gone afterwards whatever happens."""
@@ -126,6 +137,7 @@ def _about(recipe: recipes.Recipe, content: Content, layer: Path) -> dict[str, A
         "sha256": digest,
         "size": layer.stat().st_size,
         "packages": len(content.packages),
+        "made_from": own_digest(MODULE_BUILD),
     }
 
 

@@ -22,7 +22,9 @@ class MissingModule(Exception):
 
 @dataclass(frozen=True)
 class Module:
-    """A module package; `sha256` and `size` (bytes) are those of the layer in it."""
+    """A module package; `sha256` and `size` (bytes) are those of the layer in it, `made_from` that of our code and recipe
+    that made it.
+    """
 
     package: Path
     name: str
@@ -33,6 +35,7 @@ class Module:
     sha256: str
     size: int
     packages: int
+    made_from: str
 
     def layer(self) -> StoredLayer:
         """The layer, to be merged."""
@@ -69,6 +72,7 @@ def read_module(package: Path) -> Module:
             sha256=str(data["sha256"]),
             size=int(data["size"]),
             packages=int(data["packages"]),
+            made_from=str(data["made_from"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise LayerError(f"{package}: its module.json cannot be read: {error!r}") from error
