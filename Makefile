@@ -42,8 +42,9 @@ e2e: setup images ## every boot
 soak: setup ## fuzzing, faults and storms; long
 	$(PYTEST) -m soak
 
-images: setup ## build the image modules that are not yet in .cache
-	@.venv/bin/python scripts/build-modules
+images: setup ## build core and runtime into .cache/modules, where that is due
+	@.venv/bin/shoal-image-builder build-module core --modules .cache/modules --if-changed
+	@.venv/bin/shoal-image-builder build-runtime --modules .cache/modules --if-changed
 
 demo: setup ## boot two virtual nodes over PXE, from nothing to a running systemd
 	@PYTHONPATH=tests .venv/bin/python -m lab.demo

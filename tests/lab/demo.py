@@ -11,21 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 
-from lab import demo_story
+from lab import demo_story, image_modules
+from lab.image_modules import MODULES, ROOT
 from lab.space import LabError, child_of, unshare
 
-ROOT = Path(__file__).parents[2]
-MODULES = ROOT / ".cache" / "modules"
 STORE = ROOT / ".cache" / "store"
 DEMO = ROOT / "build" / "demo"
-_PACKAGES = (
-    ("shoal-module-core-*.deb", ("build-module", "core")),
-    ("shoal-runtime_*.deb", ("build-runtime",)),
-)
 _INSIDE = "inside"
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -49,15 +43,10 @@ def _outside() -> int:
 
 
 def _modules() -> None:
-    """Build the packages that images are made of, where they are missing. This alone needs the Internet."""
-    MODULES.mkdir(parents=True, exist_ok=True)
-    for pattern, verb in _PACKAGES:
-        if not list(MODULES.glob(pattern)):
-            demo_story.heading(
-                f"build {' '.join(verb[1:]) or 'the runtime of nodes'} (once; then it is in .cache/modules)"
-            )
-            builder = Path(sys.executable).parent / "shoal-image-builder"
-            subprocess.run([builder, *verb, "--modules", MODULES], check=True)
+    """Build the packages that images are made of, where they are missing or old. This alone needs the Internet."""
+    demo_story.heading("the packages that images are made of, in .cache/modules")
+    image_modules.build("build-module", "core")
+    image_modules.build("build-runtime")
 
 
 def _inside() -> int:

@@ -1,4 +1,4 @@
-"""The real modules, as they lie in .cache/modules; built there first where they are missing (network and root)."""
+"""The real modules, as they lie in .cache/modules; built there first where that is due (network and root)."""
 
 import subprocess
 import sys
@@ -13,17 +13,16 @@ BUILDER = Path(sys.executable).parent / "shoal-image-builder"
 
 def runtime() -> shelf.Module:
     """The node's Python."""
-    try:
-        return shelf.find_runtime(MODULES)
-    except shelf.MissingModule:
-        subprocess.run([BUILDER, "build-runtime", "--modules", MODULES], check=True)
-        return shelf.find_runtime(MODULES)
+    build("build-runtime")
+    return shelf.find_runtime(MODULES)
 
 
 def core() -> shelf.Module:
     """The core module."""
-    try:
-        return shelf.find(MODULES, "core", "bookworm", "1.0")
-    except shelf.MissingModule:
-        subprocess.run([BUILDER, "build-module", "core", "--modules", MODULES], check=True)
-        return shelf.find(MODULES, "core", "bookworm", "1.0")
+    build("build-module", "core")
+    return shelf.find(MODULES, "core", "bookworm", "1.0")
+
+
+def build(*verb: str) -> None:
+    """Have a package built, where it is missing or its recipe or builder changed; what is done goes to stdout."""
+    subprocess.run([BUILDER, *verb, "--modules", MODULES, "--if-changed"], check=True)

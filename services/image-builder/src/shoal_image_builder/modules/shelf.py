@@ -22,9 +22,7 @@ class MissingModule(Exception):
 
 @dataclass(frozen=True)
 class Module:
-    """A module package; `sha256` and `size` (bytes) are those of the layer in it, `made_from` that of our code and recipe
-    that made it.
-    """
+    """A module package. `sha256` and `size` (bytes) are of the layer in it, `made_from` is the digest of its makers."""
 
     package: Path
     name: str
@@ -72,7 +70,7 @@ def read_module(package: Path) -> Module:
             sha256=str(data["sha256"]),
             size=int(data["size"]),
             packages=int(data["packages"]),
-            made_from=str(data["made_from"]),
+            made_from=str(data.get("made_from", "")),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise LayerError(f"{package}: its module.json cannot be read: {error!r}") from error
