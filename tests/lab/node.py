@@ -1,5 +1,6 @@
 """A virtual node: QEMU without hardware virtualisation, booting from the network as machines of its firmware do."""
 
+import contextlib
 import shutil
 import socket
 import time
@@ -97,11 +98,21 @@ class VirtualNode:
         shown = [line.strip("\r") for line in self.text().split("\n")]
         return "\n".join([line for line in shown if line][-lines:])
 
-    def type(self, text: str) -> None:
-        """Type on the serial console."""
+    def type(self, line: str, timeout: float = 30.0) -> None:
+        """Type a line on the serial console and return when it was echoed. Raises LabError if it is not.
+
+        The line is lost with the connection if that ends before the machine has taken it: 16 characters at a time.
+        """
         with socket.socket(socket.AF_UNIX) as keyboard:
+            keyboard.settimeout(timeout)
             keyboard.connect(str(self._socket))
-            keyboard.sendall(text.encode())
+            keyboard.sendall(f"{line}\n".encode())
+            shown = b""
+            with contextlib.suppress(TimeoutError):
+                while line.encode() not in shown and (more := keyboard.recv(4096)):
+                    shown += more
+        if line.encode() not in shown:
+            raise LabError(f"{self.machine.name}: nobody took {line!r} from the console\n{self.tail()}")
 
     def _said(self) -> str:
         return (self._folder / f"{self.machine.name}.qemu.log").read_text(errors="replace").strip()[-2000:]
