@@ -1,6 +1,7 @@
 """Layers and module packages: the same bytes each time, and damage is seen."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -69,7 +70,11 @@ def test_a_member_below_a_file_is_refused() -> None:
 def test_a_module_package_is_the_same_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = write_module(tmp_path / "a", core())
     monkeypatch.setenv("TZ", "Pacific/Kiritimati")
-    second = write_module(tmp_path / "b", core())
+    before = os.umask(0o077)
+    try:
+        second = write_module(tmp_path / "b", core())
+    finally:
+        os.umask(before)
     assert first.package.read_bytes() == second.package.read_bytes()
     assert first.sha256 == second.sha256
 

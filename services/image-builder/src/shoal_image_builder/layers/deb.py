@@ -26,10 +26,9 @@ def build(out: Path, tree: Path, control: Mapping[str, str], *, epoch: int, canc
     folder = tree / "DEBIAN"
     folder.mkdir(mode=0o755)
     (folder / "control").write_text("".join(f"{field}: {value}\n" for field, value in control.items()))
-    for path in sorted(tree.rglob("*")):
+    for path in (*tree.rglob("*"), tree):
         path.chmod(0o755 if path.is_dir() else 0o644)
         os.utime(path, (epoch, epoch))
-    os.utime(tree, (epoch, epoch))
     partial = out.with_name(f".{out.name}.partial")
     argv = ["dpkg-deb", "-Znone", "--root-owner-group", "--build", str(tree), str(partial)]
     try:
