@@ -42,22 +42,23 @@ e2e: setup images ## every boot
 soak: setup ## fuzzing, faults and storms; long
 	$(PYTEST) -m soak
 
-images: setup ## build core and runtime into .cache/modules, where that is due
+images: head ## build core and runtime into .cache/modules, where that is due
 	@.venv/bin/shoal-image-builder build-module core --modules .cache/modules --if-changed
 	@.venv/bin/shoal-image-builder build-runtime --modules .cache/modules --if-changed
 
 demo: setup ## boot two virtual nodes over PXE, from nothing to a running systemd
 	@PYTHONPATH=tests .venv/bin/python -m lab.demo
 
-up: head ## run a head on INTERFACE in the foreground: make up INTERFACE=eth1
+up: images ## run a head on INTERFACE in the foreground: make up INTERFACE=eth1
 	@test -n "$(INTERFACE)" || { echo "say which interface the nodes boot from: make up INTERFACE=eth1" >&2; exit 2; }
-	.venv/bin/shoal up --interface $(INTERFACE)
+	SHOAL_MODULES=$(CURDIR)/.cache/modules .venv/bin/shoal up --interface $(INTERFACE)
 
 down: ## stop the head that `make up` runs on this machine
 	.venv/bin/shoal down
 
 docs: .venv/.stamp ## write the pages that are generated from the code
 	.venv/bin/python scripts/generate_docs.py
+	.venv/bin/python scripts/schemas.py
 
 clean: ## remove build results; caches and .venv stay
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis
