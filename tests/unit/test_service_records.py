@@ -93,10 +93,41 @@ async def test_a_batch_becomes_visible_as_one(view: RecordsView, store: Store) -
     assert seen == [12] * 10
 
 
-async def test_a_change_without_a_head_becomes_visible_too(view: RecordsView, store: Store) -> None:
-    revision = await store.put("rootfs.site", codec.pack({}))
-    await view.wait_for(revision)
-    assert set(view.snapshot.cluster.rootfs) == {"site"}
+async def test_half_a_batch_stays_invisible_however_late_its_head_comes(view: RecordsView, store: Store) -> None:
+    half = await store.commit([put(Kind.NODE, "n003", node(3)), Write("node.n001", None)])
+    with pytest.raises(Unavailable):
+        await view.wait_for(half, timeout=0.2)
+    assert set(view.snapshot.cluster.nodes) == {"n001", "n002"}
+    assert view.node_by_mac(MACS[3]) is None
+    await view.wait_for(await store.commit([put(Kind.NODE, "n004", node(4)), head(4)]))
+    assert set(view.snapshot.cluster.nodes) == {"n002", "n003", "n004"}
+
+
+async def test_what_stands_behind_the_head_is_not_loaded_before_its_own_comes(bus: MemoryBus, store: Store) -> None:
+    await store.put("node.n003", codec.pack(compact(node(3))))
+    async with RecordsView.open(bus) as view:
+        assert (view.revision, set(view.snapshot.cluster.nodes)) == (4, {"n001", "n002"})
+        await view.wait_for(await store.commit([head(4)]))
+        assert set(view.snapshot.cluster.nodes) == {"n001", "n002", "n003"}
+
+
+async def test_records_whose_head_is_missing_are_loaded_once_it_comes(
+    bus: MemoryBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = await bus.store("records")
+    await store.commit([NETWORK])
+
+    async def complete() -> None:
+        while "records.unfinished revision=1" not in caplog.text:  # noqa: ASYNC110 - nothing tells us when it does
+            await asyncio.sleep(0)
+        await store.commit([head()])
+
+    with caplog.at_level(logging.WARNING):
+        async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+            completing = tasks.create_task(complete())
+            async with RecordsView.open(bus) as view:
+                completing.cancel()
+                assert (view.revision, set(view.snapshot.cluster.networks)) == (2, {"boot"})
 
 
 async def test_an_interface_moves_from_node_to_node(view: RecordsView, store: Store) -> None:

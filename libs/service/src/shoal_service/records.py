@@ -30,8 +30,6 @@ log = logging.getLogger("shoal.records")
 
 _HEAD = "head"
 _CLAIM = "claim."
-_QUIET = 0.05
-"""Seconds after which changes become visible that no `head` closes, like a build that is published."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +45,19 @@ class RecordsView:
     """A live view of bucket `records`, current to within moments. Made by `open`.
 
     The mappings in `snapshot` are the live ones: what is read from them between two awaits is consistent, and a
-    change of many records, one batch with `head` last, becomes visible as one. A record that cannot be read is logged
-    and skipped: what it was before, if anything, stays.
+    change of many records, one batch with `head` last, becomes visible as one: at its `head`, never before. A record
+    that cannot be read is logged and skipped: what it was before, if anything, stays.
     """
 
     def __init__(self) -> None:
         self.revision = 0
-        """The revision of the newest entry that is visible."""
+        """The revision of the `head` up to which everything is visible; 0: nothing was ever written."""
         self._records: dict[Kind, dict[str, Any]] = {kind: {} for kind in RECORD_TYPES}
         self._snapshot = self._with(Global())
         self._by_mac: dict[str, str] = {}
         self._by_address: dict[str, str] = {}
         self._staged: list[_Change] = []
         self._staged_revision = 0
-        self._something_staged = asyncio.Event()
         self._moved = asyncio.Event()
         self._callbacks: list[Callable[[Kind, str], None]] = []
 
@@ -72,14 +69,13 @@ class RecordsView:
         store = await bus.store(subjects.RECORDS_BUCKET)
         loaded = asyncio.Event()
         async with store.watch() as entries, asyncio.TaskGroup() as tasks:
-            following = [tasks.create_task(view._follow(entries, loaded)), tasks.create_task(view._settle())]
+            following = tasks.create_task(view._follow(entries, loaded))
             await loaded.wait()
             log.info("records.loaded nodes=%d revision=%d", len(view.snapshot.cluster.nodes), view.revision)
             try:
                 yield view
             finally:
-                for task in following:
-                    task.cancel()
+                following.cancel()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -108,34 +104,37 @@ class RecordsView:
             raise Unavailable(f"the records are at revision {self.revision}, and {revision} did not come") from None
 
     async def _follow(self, entries: AsyncIterator[Entry | None], loaded: asyncio.Event) -> None:
+        all_given = False
         async for entry in entries:
             if entry is None:
-                self._apply()
-                loaded.set()
-                continue
-            self._stage(entry)
-            if entry.key == _HEAD and loaded.is_set():
-                self._apply()
+                all_given = True
+            else:
+                self._stage(entry)
+                if entry.key == _HEAD and entry.value is not None:
+                    self._apply(entry.revision)
+            if all_given and not loaded.is_set():
+                self._finish_loading(loaded)
 
-    async def _settle(self) -> None:
-        while True:
-            await self._something_staged.wait()
-            await asyncio.sleep(_QUIET)
-            self._apply()
+    def _finish_loading(self, loaded: asyncio.Event) -> None:
+        """Behind the last `head` there may be the beginning of a batch: that is no part of what is loaded, and no reason
+        to wait. A `head` that was replaced during the load is not given: then the next one completes it.
+        """
+        if self.revision > 0 or self._staged_revision == 0:
+            loaded.set()
+        else:
+            log.warning("records.unfinished revision=%d: no head came yet, waiting for one", self._staged_revision)
 
     def _stage(self, entry: Entry) -> None:
         self._staged_revision = entry.revision
         change = _read(entry)
         if change is not None:
             self._staged.append(change)
-        self._something_staged.set()
 
-    def _apply(self) -> None:
+    def _apply(self, revision: int) -> None:
         changes, self._staged = self._staged, []
-        self._something_staged.clear()
         for change in changes:
             self._take(change)
-        self.revision = max(self.revision, self._staged_revision)
+        self.revision = revision
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
         for change in changes:
