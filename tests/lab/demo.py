@@ -5,6 +5,7 @@ own; when it ends, by whatever cause, the kernel takes every process, bridge, ta
 """
 
 import ctypes
+import fcntl
 import os
 import signal
 import subprocess
@@ -21,6 +22,9 @@ from lab.space import LabError, child_of, unshare
 STORE = ROOT / ".cache" / "store"
 DEMO = ROOT / "build" / "demo"
 _INSIDE = "inside"
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PATIENCE = 10.0
+"""Seconds that the inner half has to say what it did, before its namespace is taken from under it."""
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -36,8 +40,15 @@ def main(arguments: list[str]) -> int:
 
 def _outside() -> int:
     began = time.monotonic()
-    _modules()
-    status = _inside()
+    DEMO.parent.mkdir(exist_ok=True)
+    with DEMO.with_name("demo.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            click.echo(f"another demo runs in {DEMO}: one at a time", err=True)
+            return 1
+        _modules()
+        status = _inside()
     click.echo(f"\n{'done' if status == 0 else 'not done'} after {time.monotonic() - began:.0f} s; see {DEMO}")
     return status
 
@@ -53,21 +64,26 @@ def _inside() -> int:
     """Run the inner half. It dies with us; a signal to end us is passed on to it, so that it can say what it did."""
     libc = ctypes.CDLL(None)
     command = unshare([sys.executable, "-m", "lab.demo", _INSIDE])
+    asked: list[float] = []
+    for number in _ENDING:
+        signal.signal(number, lambda *_: asked.append(time.monotonic()))
     inner = subprocess.Popen(command, preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # At a terminal, Ctrl-C reaches both halves; a SIGTERM reaches us alone.
-        signal.signal(number, lambda got, _frame: _pass_on(inner, got))
-    return inner.wait()
-
-
-def _pass_on(inner: "subprocess.Popen[bytes]", number: int) -> None:
-    if number != signal.SIGINT and inner.poll() is None:
-        os.kill(child_of(inner), signal.SIGTERM)
+    while True:
+        try:
+            status = inner.wait(0.5)
+            return 130 if asked and status < 0 else status
+        except subprocess.TimeoutExpired:
+            # Asked more than once: the first process of a namespace does not hear a signal before it has a handler.
+            if asked and time.monotonic() - asked[0] < _PATIENCE:
+                os.kill(child_of(inner), signal.SIGTERM)
+            elif asked:
+                inner.kill()
 
 
 def _guarded(half: Callable[[], int]) -> int:
     """What goes wrong is told in words; a signal ends in a sentence too."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in _ENDING:
+        signal.signal(number, _interrupt)
     try:
         return half()
     except KeyboardInterrupt:
@@ -81,6 +97,8 @@ def _guarded(half: Callable[[], int]) -> int:
 
 
 def _interrupt(*_: object) -> None:
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)  # once is enough: what follows is the way out
     raise KeyboardInterrupt
 
 

@@ -25,4 +25,12 @@ def core() -> shelf.Module:
 
 def build(*verb: str) -> None:
     """Have a package built, where it is missing or its recipe or builder changed; what is done goes to stdout."""
-    subprocess.run([BUILDER, *verb, "--modules", MODULES, "--if-changed"], check=True)
+    command = [str(BUILDER), *verb, "--modules", str(MODULES), "--if-changed"]
+    with subprocess.Popen(command) as builder:
+        try:
+            status = builder.wait()
+        except BaseException:
+            builder.terminate()  # and wait: it takes down what it mounted
+            raise
+    if status != 0:
+        raise subprocess.CalledProcessError(status, command)
