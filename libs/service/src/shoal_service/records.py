@@ -108,21 +108,21 @@ class RecordsView:
         async for entry in entries:
             if entry is None:
                 all_given = True
+                if self._headless():
+                    log.warning("records.unfinished revision=%d: waiting for a head", self._staged_revision)
             else:
                 self._stage(entry)
                 if entry.key == _HEAD and entry.value is not None:
                     self._apply(entry.revision)
-            if all_given and not loaded.is_set():
-                self._finish_loading(loaded)
+            if all_given and not self._headless():
+                loaded.set()
 
-    def _finish_loading(self, loaded: asyncio.Event) -> None:
-        """Behind the last `head` there may be the beginning of a batch: that is no part of what is loaded, and no reason
-        to wait. A `head` that was replaced during the load is not given: then the next one completes it.
+    def _headless(self) -> bool:
+        """Whether entries came, but no `head` yet: one that is replaced during the load is not given, the next one is.
+
+        Behind a `head` there may be the beginning of a batch: that is no part of the load, and no reason to wait.
         """
-        if self.revision > 0 or self._staged_revision == 0:
-            loaded.set()
-        else:
-            log.warning("records.unfinished revision=%d: no head came yet, waiting for one", self._staged_revision)
+        return self.revision == 0 and self._staged_revision > 0
 
     def _stage(self, entry: Entry) -> None:
         self._staged_revision = entry.revision
