@@ -1,8 +1,10 @@
 """Timelines and watches: what is made of a boot's events."""
 
+import io
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from rich.console import Console
 
 from shoal_cli import timeline, watching
 from shoal_model.messages import Boot, BootEvent
@@ -102,6 +104,25 @@ def test_a_new_boot_begins_anew_and_the_loaders_second_dhcp_does_not() -> None:
     watch.hear(event(Stage.SYSTEMD_RUNNING, 50, boot="b1"))
     watch.hear(event(Stage.DHCP_OFFER, 90))
     assert watch.nodes["n1"].started == T0 + timedelta(seconds=90)
+
+
+def shown(watch: watching.Watch, names: list[str], now: float) -> list[str]:
+    console = Console(width=200, file=io.StringIO())
+    console.print(watching.board(watch, names, T0 + timedelta(seconds=now)))
+    assert isinstance(console.file, io.StringIO)
+    return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+
+
+def test_the_board_counts_while_a_boot_goes_on_and_stops_when_it_is_over() -> None:
+    watch = watching.Watch()
+    watch.hear(event(Stage.DHCP_OFFER, 0))
+    watch.hear(event(Stage.IMAGE_PROGRESS, 10, details={"percent": 25, "method": "http\x1b"}))
+    assert shown(watch, ["n1", "n2"], 12)[1].endswith("image.progress 12.0 s 25%, method http\\x1b")
+    assert shown(watch, ["n1", "n2"], 12)[2].endswith("waiting")
+    watch.hear(event(Stage.SYSTEMD_RUNNING, 30, boot="b1"))
+    assert shown(watch, ["n1"], 99)[1].endswith("systemd.running 30.0 s")
+    watch.hear(event(Stage.IMAGE_VERIFIED, 40, boot="b2", status="failed", reason="wrong [red]hash"))
+    assert shown(watch, ["n1"], 99)[1].endswith("image.verified 0.0 s image.verified: wrong [red]hash")
 
 
 def test_lines_are_safe() -> None:

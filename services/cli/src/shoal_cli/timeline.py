@@ -101,6 +101,8 @@ def describe(event: BootEvent) -> str:
     for key, value in event.details.items():
         if key == "fraction" and isinstance(value, int | float):
             told.append(f"{value:.0%}")
+        elif key == "percent":
+            told.append(f"{value}%")
         elif key in {"size", "bytes", "sent", "received"} and isinstance(value, int):
             told.append(f"{key} {size(value)}")
         elif isinstance(value, float):

@@ -24,9 +24,10 @@ class Progress:
     started: datetime
     remarks: tuple[str, ...] = ()
 
-    def seconds(self) -> float:
-        """From the first event of this boot to the latest one."""
-        return (self.latest.at - self.started).total_seconds()
+    def seconds(self, now: datetime) -> float:
+        """How long this boot has been going on, or how long it took."""
+        over = self.failed or self.latest.stage is LAST
+        return max(0.0, ((self.latest.at if over else now) - self.started).total_seconds())
 
     def fraction(self) -> float:
         """How far through the stages, 0 to 1."""
@@ -81,17 +82,17 @@ def line(event: BootEvent) -> str:
     return "  ".join(told).rstrip()
 
 
-def board(watch: Watch, names: Iterable[str]) -> Table:
+def board(watch: Watch, names: Iterable[str], now: datetime) -> Table:
     """The nodes as a table that is redrawn: node, bar, stage, seconds, details and remarks."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title, width in (("NODE", None), ("", 24), ("STAGE", 16), ("TIME", 8), ("", None)):
         table.add_column(title, width=width, no_wrap=True, overflow="ellipsis")
     for name in names:
-        table.add_row(*_row(name, watch.nodes.get(name)))
+        table.add_row(*_row(name, watch.nodes.get(name), now))
     return table
 
 
-def _row(name: str, progress: Progress | None) -> tuple[Text | ProgressBar, ...]:
+def _row(name: str, progress: Progress | None, now: datetime) -> tuple[Text | ProgressBar, ...]:
     if progress is None:
         return Text(name), ProgressBar(total=1, completed=0, width=24), Text("waiting", "dim"), Text(""), Text("")
     event = progress.latest
@@ -101,7 +102,7 @@ def _row(name: str, progress: Progress | None) -> tuple[Text | ProgressBar, ...]
         Text(name, "bold"),
         ProgressBar(total=1, completed=progress.fraction(), width=24, complete_style=colour),
         Text(event.stage, colour),
-        Text(f"{progress.seconds():6.1f} s"),
+        Text(f"{progress.seconds(now):6.1f} s"),
         Text(safe(remark) or describe(event), "yellow" if remark else "dim"),
     )
 

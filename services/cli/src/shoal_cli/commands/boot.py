@@ -112,7 +112,7 @@ class _Board:
         self._live.refresh()
 
     def _table(self) -> Table:
-        return board(self._watch, self._chosen)
+        return board(self._watch, self._chosen, datetime.now(UTC))
 
 
 @boot.command(epilog=examples("shoal boot why n017"))
