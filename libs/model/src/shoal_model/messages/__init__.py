@@ -1,0 +1,73 @@
+"""The messages on the bus. A body is msgpack of one of these, nothing around it; fields are only ever added.
+
+Each class names the subject it travels on. Nodes carry no pydantic: there the same maps are made by hand, and
+contract tests hold them to these models. Unknown fields are ignored, so that the two ends may differ by a release.
+"""
+
+from shoal_model.messages.base import Empty as Empty
+from shoal_model.messages.base import Message as Message
+from shoal_model.messages.fleet import Boot as Boot
+from shoal_model.messages.fleet import BootEvent as BootEvent
+from shoal_model.messages.fleet import BootsReply as BootsReply
+from shoal_model.messages.fleet import BootsRequest as BootsRequest
+from shoal_model.messages.fleet import ExecReply as ExecReply
+from shoal_model.messages.fleet import ExecRequest as ExecRequest
+from shoal_model.messages.fleet import ExecResult as ExecResult
+from shoal_model.messages.fleet import ExecState as ExecState
+from shoal_model.messages.fleet import Heartbeat as Heartbeat
+from shoal_model.messages.fleet import LogLines as LogLines
+from shoal_model.messages.fleet import LogReply as LogReply
+from shoal_model.messages.fleet import LogRequest as LogRequest
+from shoal_model.messages.fleet import NodeExec as NodeExec
+from shoal_model.messages.fleet import NodeExecReply as NodeExecReply
+from shoal_model.messages.fleet import NodeState as NodeState
+from shoal_model.messages.fleet import NodeStatus as NodeStatus
+from shoal_model.messages.fleet import Status as Status
+from shoal_model.messages.fleet import StatusReply as StatusReply
+from shoal_model.messages.fleet import StatusRequest as StatusRequest
+from shoal_model.messages.images import BuildImageJob as BuildImageJob
+from shoal_model.messages.images import BuildReply as BuildReply
+from shoal_model.messages.images import BuildRequest as BuildRequest
+from shoal_model.messages.images import CommitRootfsReply as CommitRootfsReply
+from shoal_model.messages.images import CommitRootfsRequest as CommitRootfsRequest
+from shoal_model.messages.images import ImagePublished as ImagePublished
+from shoal_model.messages.images import JobDone as JobDone
+from shoal_model.messages.images import JobProgress as JobProgress
+from shoal_model.messages.images import ModuleInfo as ModuleInfo
+from shoal_model.messages.images import ModulesReply as ModulesReply
+from shoal_model.messages.multicast import JoinReply as JoinReply
+from shoal_model.messages.multicast import JoinRequest as JoinRequest
+from shoal_model.messages.multicast import LeaveRequest as LeaveRequest
+from shoal_model.messages.multicast import SessionInfo as SessionInfo
+from shoal_model.messages.multicast import SessionsReply as SessionsReply
+from shoal_model.messages.options import AnnounceReply as AnnounceReply
+from shoal_model.messages.options import AnnounceRequest as AnnounceRequest
+from shoal_model.messages.options import NodeOptions as NodeOptions
+from shoal_model.messages.options import OptionAction as OptionAction
+from shoal_model.messages.options import OptionArchive as OptionArchive
+from shoal_model.messages.options import OptionFile as OptionFile
+from shoal_model.messages.options import PreviewFile as PreviewFile
+from shoal_model.messages.options import PreviewReply as PreviewReply
+from shoal_model.messages.options import PreviewRequest as PreviewRequest
+from shoal_model.messages.registry import Action as Action
+from shoal_model.messages.registry import ApplyRequest as ApplyRequest
+from shoal_model.messages.registry import BootReply as BootReply
+from shoal_model.messages.registry import BootRequest as BootRequest
+from shoal_model.messages.registry import Changed as Changed
+from shoal_model.messages.registry import ChangeReply as ChangeReply
+from shoal_model.messages.registry import ChangeRequest as ChangeRequest
+from shoal_model.messages.registry import EffectiveValue as EffectiveValue
+from shoal_model.messages.registry import ExportReply as ExportReply
+from shoal_model.messages.registry import FieldChange as FieldChange
+from shoal_model.messages.registry import Machine as Machine
+from shoal_model.messages.registry import MachineSeen as MachineSeen
+from shoal_model.messages.registry import MachinesReply as MachinesReply
+from shoal_model.messages.registry import Operation as Operation
+from shoal_model.messages.registry import OverriddenValue as OverriddenValue
+from shoal_model.messages.registry import PublishImageRequest as PublishImageRequest
+from shoal_model.messages.registry import PublishRootfsRequest as PublishRootfsRequest
+from shoal_model.messages.registry import RecordChange as RecordChange
+from shoal_model.messages.registry import RecordsReply as RecordsReply
+from shoal_model.messages.registry import RecordsRequest as RecordsRequest
+from shoal_model.messages.registry import ShowNodeReply as ShowNodeReply
+from shoal_model.messages.registry import ShowNodeRequest as ShowNodeRequest
