@@ -5,14 +5,21 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 import zstandard
 
 from lab import image_modules
 from lab.image_layers import CORE_FILES, KERNEL, core, file, layer, write_module
+from shoal_bus.api import Endpoint, Job
+from shoal_bus.fakes import MemoryBus
 from shoal_image_builder.images import squashfs
 from shoal_image_builder.images.assemble import Places, Watch, assemble
 from shoal_image_builder.images.kernel_modules import HARDWARE
@@ -23,7 +30,10 @@ from shoal_image_builder.layers.entry import LayerError, Type
 from shoal_image_builder.node_python import NodePython, unpack
 from shoal_image_builder.process import Cancel, Cancelled
 from shoal_image_builder.rootfs import pack_tree
-from shoal_model.records import Image, ImageManifest
+from shoal_image_builder.worker import BUILD, Worker
+from shoal_model.messages import BuildImageJob, Empty, PublishImageRequest, RecordsReply, RecordsRequest
+from shoal_model.records import Image, ImageManifest, Kind, compact
+from shoal_model.subjects import Service, rpc
 from shoal_service.store import BlobStore
 
 pytestmark = pytest.mark.integration
@@ -128,6 +138,53 @@ def test_the_same_inputs_are_no_work(places: Places) -> None:
     changed = assemble("compute", _IMAGE, places, _quietly())
     assert changed.squashfs != first.squashfs
     assert changed.initrd == first.initrd
+
+
+async def test_a_damaged_store_is_repaired_by_building_the_image_again(places: Places) -> None:
+    async with _published(places) as (build, releases):
+        first = await build()
+        [warm] = (places.store.root / "initrds").iterdir()
+        files = [places.store.path(file.sha256) for file in (first.squashfs, first.kernel, first.initrd)]
+        right = {path: path.read_bytes() for path in (*files, warm)}
+        for path, content in right.items():
+            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert await build() == first
+    assert {path: path.read_bytes() for path in right} == right
+    assert releases == [first, first]
+
+
+@asynccontextmanager
+async def _published(
+    places: Places,
+) -> AsyncIterator[tuple[Callable[[], Awaitable[ImageManifest]], list[ImageManifest]]]:
+    """Builds of the image as the service makes them on request, and what its registry is told of each."""
+    bus, releases = MemoryBus(), list[ImageManifest]()
+
+    async def publish(_: str, request: PublishImageRequest) -> Empty:
+        releases.append(ImageManifest.model_validate(request.manifest))
+        return Empty()
+
+    async def records(_: str, request: RecordsRequest) -> RecordsReply:
+        assert request.kind in (Kind.IMAGE, Kind.IMAGE_RELEASE)
+        found = {"compute": compact(_IMAGE)} if request.kind is Kind.IMAGE else {}
+        return RecordsReply(records=found, revision=1)
+
+    endpoints: list[Endpoint[Any]] = [
+        Endpoint(rpc(Service.REGISTRY, "publish-image"), PublishImageRequest, publish),
+        Endpoint(rpc(Service.REGISTRY, "list"), RecordsRequest, records),
+    ]
+    await bus.serve(Service.REGISTRY, "0", endpoints)
+    worker = Worker(bus, places, 3, log=structlog.stdlib.get_logger("test"), now=lambda: datetime.now(UTC))
+
+    async def nothing(_: float = 0.0) -> None:
+        """The queue takes note."""
+
+    async def build() -> ImageManifest:
+        message = BuildImageJob(name="compute")
+        await worker.work(Job(BUILD, message, "j1", 1, done=nothing, again=nothing, still_working=nothing))
+        return releases[-1]
+
+    yield build, releases
 
 
 def test_nothing_is_left_of_a_failed_or_cancelled_assembly(places: Places, tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Builds in the image store: found by identity, pruned with care; and the node's code among the installed packages."""
+"""Builds in the image store: found by identity while they are whole, pruned with care; and the node's code among the
+installed packages.
+"""
 
 import hashlib
 import os
@@ -6,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal_image_builder.images.assemble import block_hashes
-from shoal_image_builder.images.builds import Builds
+from shoal_image_builder.images.builds import Builds, hashes
 from shoal_image_builder.images.node import collect
+from shoal_image_builder.process import Cancel, Cancelled
 from shoal_model.records import Geometry, ImageManifest, StoredFile
 from shoal_service.store import BlobStore
 
@@ -22,6 +24,7 @@ def _stored(store: BlobStore, text: str) -> StoredFile:
 
 
 def _build(store: BlobStore, number: int, image: str = "compute") -> ImageManifest:
+    squashfs = _stored(store, f"squashfs {image} {number}")
     manifest = ImageManifest(
         image=image,
         flavor="bookworm",
@@ -30,10 +33,10 @@ def _build(store: BlobStore, number: int, image: str = "compute") -> ImageManife
         content="0" * 64,
         modules=[],
         kernel_version="6.1",
-        squashfs=_stored(store, f"squashfs {image} {number}"),
+        squashfs=squashfs,
         kernel=_stored(store, "the same kernel"),
         initrd=_stored(store, f"initrd {number}"),
-        blocks=[],
+        blocks=[squashfs.sha256],
     )
     builds = Builds(store)
     builds.publish(manifest)
@@ -49,10 +52,47 @@ def store(tmp_path: Path) -> BlobStore:
 def test_a_build_is_found_by_its_identity_while_its_files_are_there(store: BlobStore) -> None:
     manifest = _build(store, 1)
     builds = Builds(store)
-    assert builds.of_identity(manifest.identity) == manifest
-    assert builds.of_identity("f" * 64) is None
+    assert builds.of_identity(manifest.identity, Cancel()) == manifest
+    assert builds.of_identity("f" * 64, Cancel()) is None
     store.path(manifest.initrd.sha256).unlink()
-    assert builds.of_identity(manifest.identity) is None
+    assert builds.of_identity(manifest.identity, Cancel()) is None
+
+
+@pytest.mark.parametrize("part", ["squashfs", "kernel", "initrd"])
+def test_a_build_with_a_flipped_bit_is_none_and_no_node_is_sent_it(store: BlobStore, part: str) -> None:
+    manifest, builds = _build(store, 1), Builds(store)
+    damaged = getattr(manifest, part).sha256
+    _flip(store.path(damaged))
+    assert builds.of_identity(manifest.identity, Cancel()) is None
+    whole = {manifest.squashfs.sha256, manifest.kernel.sha256, manifest.initrd.sha256} - {damaged}
+    assert {path.name for path in (store.root / "blobs").iterdir()} == whole
+    assert _build(store, 1) == manifest
+    assert builds.of_identity(manifest.identity, Cancel()) == manifest
+
+
+@pytest.mark.parametrize(("part", "wrong"), [("blocks", ["d" * 64]), ("kernel", {"size": 3})])
+def test_a_manifest_that_is_not_of_its_files_is_no_build(store: BlobStore, part: str, wrong: object) -> None:
+    manifest = _build(store, 1)
+    fields = manifest.model_dump()
+    fields[part] = fields[part] | wrong if isinstance(wrong, dict) else wrong
+    builds = Builds(store)
+    builds.publish(ImageManifest.model_validate(fields))
+    assert builds.of_identity(manifest.identity, Cancel()) is None
+    assert all(store.has(file.sha256) for file in (manifest.squashfs, manifest.kernel, manifest.initrd))
+
+
+def test_looking_whether_a_build_is_whole_can_be_cancelled(store: BlobStore) -> None:
+    manifest, cancel = _build(store, 1), Cancel()
+    cancel.throw()
+    with pytest.raises(Cancelled):
+        Builds(store).of_identity(manifest.identity, cancel)
+    assert store.has(manifest.squashfs.sha256)
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def test_a_damaged_manifest_is_no_build(store: BlobStore) -> None:
@@ -102,11 +142,16 @@ def test_large_archives_of_initrds_are_made_once_and_the_last_few_kept(store: Bl
         out.write_text(out.name)
 
     for key in ("a", "b", "a", "c", "d", "e", "a", "b"):
-        assert builds.initrd(key, make).read_text() == key
+        assert builds.initrd(key, make, Cancel()).read_text() == key
     assert made == ["a", "b", "c", "d", "e", "b"]
     with pytest.raises(OSError, match="no room"):
-        builds.initrd("f", _fail)
-    assert sorted(path.name for path in (store.root / "initrds").iterdir()) == ["a", "b", "d", "e"]
+        builds.initrd("f", _fail, Cancel())
+    kept = sorted((store.root / "initrds").iterdir())
+    assert [path.name.partition("-")[0] for path in kept] == ["a", "b", "d", "e"]
+    _flip(kept[0])
+    assert builds.initrd("a", make, Cancel()).read_text() == "a"
+    assert made[6:] == ["a"]
+    assert sorted((store.root / "initrds").iterdir()) == kept
 
 
 def _fail(_: Path) -> None:
@@ -117,9 +162,10 @@ def test_blocks_are_hashed_as_the_geometry_cuts_them(tmp_path: Path) -> None:
     geometry = Geometry(symbol_size=64, block_symbols=2)
     content = bytes(range(256)) + b"tail"
     (tmp_path / "image").write_bytes(content)
-    hashes = [hashlib.sha256(content[start : start + 128]).hexdigest() for start in range(0, 260, 128)]
-    assert block_hashes(tmp_path / "image", geometry) == hashes
-    assert len(hashes) == 3
+    blocks = [hashlib.sha256(content[start : start + 128]).hexdigest() for start in range(0, 260, 128)]
+    whole = hashlib.sha256(content).hexdigest()
+    assert hashes(tmp_path / "image", geometry, Cancel()) == (whole, blocks)
+    assert len(blocks) == 3
 
 
 def test_the_nodes_code_is_found_without_what_needs_pydantic() -> None:
@@ -130,7 +176,7 @@ def test_the_nodes_code_is_found_without_what_needs_pydantic() -> None:
     assert {"shoal_bus/connection.py", "shoal_bus/codec.py", "shoal_model/subjects.py", "shoal_model/names.py"} <= set(
         code.library
     )
-    unwanted = {"shoal_model/records.py", "shoal_model/messages.py", "shoal_bus/nats.py", "shoal_bus/api.py"}
+    unwanted = {"shoal_model/records.py", "shoal_model/messages/__init__.py", "shoal_bus/nats.py", "shoal_bus/api.py"}
     assert not unwanted & set(code.library)
     assert not [name for name in code.library if name.endswith((".so", ".pyc", "py.typed"))]
     assert set(code.data) == {"init", "init.shoal", "shoal-execd", "shoal-execd.service"}

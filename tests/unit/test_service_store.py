@@ -41,6 +41,13 @@ def test_adding_twice_changes_nothing(store: BlobStore, source: Path) -> None:
     assert [file.name for file in (store.root / "blobs").iterdir()] == [DIGEST]
 
 
+def test_what_is_damaged_in_the_store_is_replaced(store: BlobStore, source: Path) -> None:
+    digest, _ = store.add(source)
+    store.path(digest).write_bytes(b"\x01" + CONTENT[1:])
+    assert store.add(source) == (digest, len(CONTENT))
+    assert store.path(digest).read_bytes() == CONTENT
+
+
 def test_larger_than_a_chunk(store: BlobStore, tmp_path: Path) -> None:
     large = tmp_path / "large"
     large.write_bytes(CONTENT * 20)

@@ -1,6 +1,5 @@
 """Assembly: layers → squashfs, kernel, initrd → read back → store → manifest. No root, no mounts, no network."""
 
-import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal_image_builder.images import initrd, squashfs
-from shoal_image_builder.images.builds import Builds
+from shoal_image_builder.images.builds import Builds, hashes
 from shoal_image_builder.images.identity import Inputs, identity, initrd_key, tool_versions
 from shoal_image_builder.images.merge import Member, Rank, Ranked, merge
 from shoal_image_builder.images.node import NodeCode, collect, compile_layer
@@ -76,7 +75,7 @@ def assemble(name: str, image: Image, places: Places, watch: Watch) -> ImageMani
     inputs = _inputs(name, image, places, code)
     tools = tool_versions(watch.cancel)
     builds = Builds(places.store)
-    manifest = builds.of_identity(identity(inputs, tools))
+    manifest = builds.of_identity(identity(inputs, tools), watch.cancel)
     if manifest is None:
         with builds.workspace() as work:
             bench = _Workbench(inputs, tools, code, work, watch)
@@ -112,7 +111,7 @@ def _build(bench: _Workbench, builds: Builds) -> _Parts:
     core = next(module for module in inputs.modules if module.name == _CORE).layer()
     base = initrd.Base(python, core, kernel.version, inputs.epoch)
     large = builds.initrd(
-        initrd_key(inputs, bench.tools), lambda out: initrd.write_base(base, out, work=work, cancel=cancel)
+        initrd_key(inputs, bench.tools), lambda out: initrd.write_base(base, out, work=work, cancel=cancel), cancel
     )
     initrd.write_code(bench.code, node, work / "initrd.code", epoch=inputs.epoch, cancel=cancel)
     initrd.join([large, work / "initrd.code"], work / "initrd.img")
@@ -138,6 +137,7 @@ def _stored(name: str, image: Image, bench: _Workbench, parts: _Parts, store: Bl
     }
     modules = bench.inputs.modules
     geometry = Geometry()
+    _, blocks = hashes(parts.squashfs, geometry, bench.watch.cancel)
     return ImageManifest(
         image=name,
         flavor=image.flavor,
@@ -147,15 +147,9 @@ def _stored(name: str, image: Image, bench: _Workbench, parts: _Parts, store: Bl
         modules=[ModuleVersion(name=each.name, version=each.version, sha256=each.sha256) for each in modules],
         kernel_version=parts.kernel_version,
         geometry=geometry,
-        blocks=block_hashes(parts.squashfs, geometry),
+        blocks=blocks,
         **files,
     )
-
-
-def block_hashes(path: Path, geometry: Geometry) -> list[str]:
-    """SHA-256 of each block of a file, in order."""
-    with path.open("rb") as file:
-        return [hashlib.sha256(block).hexdigest() for block in iter(lambda: file.read(geometry.block_size), b"")]
 
 
 class _Kernel:

@@ -1,10 +1,13 @@
 """Finished builds in the image store: one manifest each, beside the blobs that it names.
 
 <store>/manifests/<squashfs sha256>.json   an ImageManifest
-<store>/initrds/<key>                      large archives of initrds, kept to be used again
+<store>/initrds/<key>-<sha256>             large archives of initrds, kept to be used again
+
+What a disk made of these files in the meantime nobody knows: they are read before they count.
 """
 
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -13,11 +16,14 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
 from pydantic import ValidationError
 
-from shoal_model.records import ImageManifest
+from shoal_image_builder.process import Cancel
+from shoal_model.records import Geometry, ImageManifest
 from shoal_service.store import BlobStore
 
+_log = structlog.get_logger(__name__)
 _WORK = ".build-"
 _YOUNG = 60.0
 """Seconds for which a builder's directory is left alone, locked or not."""
@@ -37,10 +43,10 @@ class Builds:
         paths = sorted(self._manifests.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
         return [manifest for manifest in map(_read, paths) if manifest is not None]
 
-    def of_identity(self, identity: str) -> ImageManifest | None:
-        """The build of this identity, if it and all its files are there."""
+    def of_identity(self, identity: str, cancel: Cancel) -> ImageManifest | None:
+        """The build of this identity, if all its files are there and what its manifest says. What is not is removed."""
         for manifest in self.all():
-            if manifest.identity == identity and all(self.store.has(digest) for digest in _blobs(manifest)):
+            if manifest.identity == identity and self._sound(manifest, cancel):
                 return manifest
         return None
 
@@ -67,13 +73,15 @@ class Builds:
                 self.store.path(digest).unlink(missing_ok=True)
         return [manifest.squashfs.sha256 for manifest in doomed]
 
-    def initrd(self, key: str, make: Callable[[Path], None]) -> Path:
-        """The large archive of an initrd under this key: kept from an earlier build, or made now by `make`."""
-        kept = self._initrds / key
-        if not kept.is_file():
+    def initrd(self, key: str, make: Callable[[Path], None], cancel: Cancel) -> Path:
+        """The large archive of an initrd under this key: kept whole from an earlier build, or made now by `make`."""
+        kept = self._kept_initrd(key, cancel)
+        if kept is None:
             self._initrds.mkdir(parents=True, exist_ok=True)
             with self.workspace() as work:
                 make(work / key)
+                digest, _ = hashes(work / key, Geometry(), cancel)
+                kept = self._initrds / f"{key}-{digest}"
                 os.replace(work / key, kept)
         os.utime(kept)
         for old in sorted(self._initrds.iterdir(), key=lambda path: path.stat().st_mtime_ns)[:-_KEPT_INITRDS]:
@@ -95,6 +103,46 @@ class Builds:
 
     def _path(self, manifest: ImageManifest) -> Path:
         return self._manifests / f"{manifest.squashfs.sha256}.json"
+
+    def _sound(self, manifest: ImageManifest, cancel: Cancel) -> bool:
+        files = (manifest.squashfs, manifest.kernel, manifest.initrd)
+        paths = [self.store.path(file.sha256) for file in files]
+        blocks = [_whole(path, path.name, manifest.geometry, cancel) for path in paths]
+        if None in blocks or blocks[0] != manifest.blocks:
+            return False
+        return [path.stat().st_size for path in paths] == [file.size for file in files]
+
+    def _kept_initrd(self, key: str, cancel: Cancel) -> Path | None:
+        for path in self._initrds.glob(f"{key}-*"):
+            if _whole(path, path.name.removeprefix(f"{key}-"), Geometry(), cancel) is not None:
+                return path
+        return None
+
+
+def hashes(path: Path, geometry: Geometry, cancel: Cancel) -> tuple[str, list[str]]:
+    """SHA-256 of a file, and of each of its blocks in order, in one pass. Raises Cancelled."""
+    whole, blocks = hashlib.sha256(), []
+    with path.open("rb") as file:
+        while block := file.read(geometry.block_size):
+            cancel.check()
+            whole.update(block)
+            blocks.append(hashlib.sha256(block).hexdigest())
+    return whole.hexdigest(), blocks
+
+
+def _whole(path: Path, digest: str, geometry: Geometry, cancel: Cancel) -> list[str] | None:
+    """The hashes of a file's blocks; None if it is missing, or damaged: then it is removed, nobody could use it."""
+    try:
+        found, blocks = hashes(path, geometry, cancel)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        found, blocks = error.strerror or str(error), []
+    if found == digest:
+        return blocks
+    _log.warning("store.damaged", file=str(path), expected=digest, found=found)
+    path.unlink(missing_ok=True)
+    return None
 
 
 def _remove_stale(root: Path) -> None:
