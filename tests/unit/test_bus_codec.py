@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import tracemalloc
+import zlib
 from datetime import UTC, datetime
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from shoal_bus import codec
-from shoal_bus.errors import Invalid
+from shoal_bus.errors import Invalid, TooLarge
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary(),
@@ -51,11 +53,50 @@ def test_any_bytes_are_a_map_or_invalid(body: bytes) -> None:
         (b"\x81\xa1a\xdd\xff\xff\xff\xff", "not msgpack"),
         (b"\x81\xa1a" * 5000, "not msgpack"),
         (b"\x81\xa1a\xa1\xff", "not msgpack"),
+        (b"\x81\xa1a\xd4\x01\x00", "an item begins with 0xd4"),
+        (b"\x81\xa1a\xc6\xff\xff\xff\xff", "not msgpack"),
     ],
 )
 def test_what_is_no_map_is_invalid(body: bytes, told: str) -> None:
     with pytest.raises(Invalid, match=told):
         codec.unpack(body)
+
+
+def _list_of(count: int, item: bytes) -> bytes:
+    return b"\x81\xa1a\xdd" + count.to_bytes(4, "big") + item * count
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (_list_of(8_000_000, b"\x90"), "8000003 items; 1000000 are the most"),
+        (_list_of(50_000, b"\xdc\x00\x32" + b"\x80" * 50), "2550003 items; 1000000 are the most"),
+        (b"\x81\xa1a" + b"\xdd\x00\x0f\x00\x00" * 500 + bytes(990_000), "491520003 should be"),
+        (_list_of((8 << 20) - 7, b"\x00"), "8388609 bytes; 8388608 are the most"),
+    ],
+)
+def test_a_few_bytes_on_the_wire_cannot_cost_hundreds_of_megabytes(body: bytes, told: str) -> None:
+    assert len(zlib.compress(body)) < 35_000
+    with pytest.raises(Invalid, match=told):
+        codec.unpack(body)
+
+
+@pytest.mark.parametrize("item", [b"\x80", b"\x90", b"\x81\xa0\x80", b"\x91\x90", b"\xa4" + "ДД".encode(), b"\xc4\x00"])
+def test_what_a_body_becomes_stays_in_proportion_to_its_items(item: bytes) -> None:
+    body = _list_of(20_000, item)
+    tracemalloc.start()
+    try:
+        codec.unpack(body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 * len(body)
+    assert peak < 100 * 20_000 * (3 if item[0] == 0x81 else 2 if item[0] == 0x91 else 1)
+
+
+def test_a_message_of_ten_thousand_nodes_passes() -> None:
+    nodes = {f"n{n:05}": {"mac": "52:54:00:77:00:11", "state": {str(i): i for i in range(40)}} for n in range(10_000)}
+    assert codec.unpack(codec.pack(nodes)) == nodes
 
 
 def test_messages_keep_times_and_bytes() -> None:
@@ -92,5 +133,9 @@ def test_a_body_is_cut_off_or_too_large() -> None:
     squeezed, _ = codec.squeeze(os.urandom(1 << 20))
     with pytest.raises(Invalid, match="cut off"):
         codec.expand(squeezed[:-10], "deflate")
+    with pytest.raises(Invalid, match="larger than 8388608 bytes"):
+        codec.expand(zlib.compress(bytes((8 << 20) + 1)), "deflate")
+    with pytest.raises(TooLarge, match="8388609 bytes are more than a message may hold"):
+        codec.squeeze(bytes((8 << 20) + 1))
     with pytest.raises(Invalid, match="only 'deflate' is known"):
         codec.expand(b"", "zstd")

@@ -15,8 +15,8 @@ import nats.errors
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from shoal_bus import codec, trace
-from shoal_bus.errors import BY_CODE, BusError, Denied, Internal, Invalid, Unavailable
-from shoal_bus.link import Credentials, Link, Message, NoResponders, Receiver, TooLarge, dial
+from shoal_bus.errors import BY_CODE, BusError, Denied, Internal, Invalid, TooLarge, Unavailable
+from shoal_bus.link import Credentials, Link, Message, NoResponders, Receiver, dial
 
 __all__ = ["Connection", "Credentials", "Listening", "Message", "NoResponders", "connect"]
 

@@ -13,6 +13,10 @@ class Invalid(BusError):
     code = 400
 
 
+class TooLarge(Invalid):
+    """A message is larger than the bus takes."""
+
+
 class Denied(BusError):
     """The caller may not do this."""
 

@@ -20,7 +20,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
-from shoal_bus.errors import BusError, Denied, Invalid, Unavailable
+from shoal_bus.errors import BusError, Denied, TooLarge, Unavailable
 
 log = logging.getLogger("shoal.bus")
 
@@ -270,10 +270,6 @@ class Link:
 
 class NoResponders(Unavailable):
     """Nobody subscribes to what was asked: the request was certainly not carried out."""
-
-
-class TooLarge(Invalid):
-    """A message is larger than the server takes."""
 
 
 def without_secrets(server: str) -> str:
