@@ -15,6 +15,7 @@ import pytest
 import structlog
 from aiohttp import web
 
+from lab.keys import public_key
 from lab.nats_server import NatsServer
 from shoal_bus.connection import Connection, connect
 from shoal_bus.errors import Conflict, NotFound
@@ -97,7 +98,7 @@ async def head(bus: NatsBus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
                     "mac": "52:54:00:77:00:11",
                     "address": "10.77.0.11",
                     "rootfs": ["site"],
-                    "authorized_keys": [f"ssh-ed25519 {'A' * 1900} k{number}" for number in range(60)],
+                    "authorized_keys": [public_key(f"k{number}", octets=1400) for number in range(60)],
                 },
                 "n002": {"mac": "52:54:00:77:00:12", "address": "10.77.0.12", "rootfs": ["empty"]},
             },

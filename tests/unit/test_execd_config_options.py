@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lab.keys import public_key
 from shoal_execd_config.delivery import content_of, fitted
 from shoal_execd_config.nics import interface_names
 from shoal_execd_config.options import node_options
@@ -17,7 +18,7 @@ from shoal_model.records import Cluster, Nic, RootfsRelease, StoredFile
 from shoal_model.resolve import Snapshot, Unresolvable
 
 GOLDEN = Path(__file__).parent / "execd_config_golden"
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUMuRAkT admin@head"
+KEY = public_key("admin@head")
 CONFIGURATION: dict[str, Any] = {
     "networks": {
         "boot": {
@@ -196,7 +197,7 @@ def test_long_network_names_are_cut_and_still_told_apart() -> None:
 
 
 def test_options_that_are_too_large_name_their_largest_contents_by_digest() -> None:
-    keys = [f"ssh-ed25519 {'A' * 1500} key{number}" for number in range(60)]
+    keys = [public_key(f"key{number}", octets=1100) for number in range(60)]
 
     def many(data: dict[str, Any]) -> None:
         data["templates"]["compute"]["authorized_keys"] = keys

@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from lab.keys import public_key
 from shoal_model.records import BootStyle, Cluster, Loader
 from shoal_model.resolve import Unresolvable, boot_network, effective, levels
 
+KEY = public_key("ada")
 BASE: dict[str, Any] = {
     "networks": {
         "ipmi": {"cidr": "10.78.0.0/24"},
@@ -32,7 +34,7 @@ BASE: dict[str, Any] = {
     "global": {
         "image": "fallback",
         "boot": {"config": "quiet", "root_size": "4g", "tmp_size": "2g"},
-        "authorized_keys": ["ssh-ed25519 AAAA ada"],
+        "authorized_keys": [KEY],
         "properties": {"site": "north", "tier": "iron"},
     },
 }  # fmt: skip
@@ -48,7 +50,7 @@ def test_the_nearest_level_wins_and_says_so() -> None:
     assert (got.tmp_size, got.sources["boot.tmp_size"]) == ("1g", "template compute")
     assert (got.root_size, got.sources["boot.root_size"]) == ("4g", "global")
     assert (got.style, got.sources["boot.style"]) == (BootStyle.RORAM, "default")
-    assert (got.authorized_keys, got.sources["authorized_keys"]) == (("ssh-ed25519 AAAA ada",), "global")
+    assert (got.authorized_keys, got.sources["authorized_keys"]) == ((KEY,), "global")
 
 
 def test_a_boot_config_lies_right_below_the_level_that_names_it() -> None:

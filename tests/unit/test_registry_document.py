@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.keys import public_key
 from shoal_bus.codec import pack, unpack
 from shoal_bus.errors import Invalid
 from shoal_model.records import Cluster, Kind
@@ -33,6 +34,16 @@ WRONG = [
     ({"networks": {"b": {"cidr": "10.0.0.1/24"}}}, "networks.b.cidr: 10.0.0.1/24 has host bits set"),
     ({"networks": {"b": {"cidr": "10.0.0.0/24", "boot": True}}}, "networks.b: the boot network needs `head`"),
     ({"templates": {"a": {"boot": {"parameters": "a\nb"}}}}, "templates.a.boot.parameters: control characters"),
+    ({"nods": None}, "nods: there is no such field; did you mean 'nodes'?"),
+    (
+        {"networks": {"b": {"cidr": "10.0.0.0/24", "domain": "not a domain!"}}},
+        "networks.b.domain: 'not a domain!' is not a domain: expected names of letters, digits and dashes",
+    ),
+    ({"global": {"authorized_keys": ["garbage"]}}, "global.authorized_keys.0: 'garbage' is not an OpenSSH public key"),
+    (
+        {"boot_configs": {"a": {"parameters": "quiet ip=dhcp"}}},
+        "boot_configs.a.parameters: the kernel parameter 'ip=dhcp' is one that Shoal sets for each node itself",
+    ),
     ({"templates": {"a": {"boot": {"root_size": "0"}}}}, "templates.a.boot.root_size: '0' is not a tmpfs size"),
 ]
 
@@ -92,14 +103,16 @@ def test_the_smallest_useful_document() -> None:
 
 names = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 lines = st.text(st.characters(blacklist_categories=["Cc", "Cs"]), max_size=20)
+parameters = lines.filter(lambda text: not {"ip", "initrd"} & set(text.split()) and "=" not in text)
+keys = st.sampled_from(["ada@desk", "b", "schlüssel"]).map(public_key)
 addresses = st.ip_addresses(v=4).map(str)
 macs = st.integers(1, 2**40 - 1).map(lambda value: "52" + f"{value:010x}")
-boots = st.fixed_dictionaries({}, optional={"config": names, "parameters": lines, "tmp_size": st.just("1g")})
+boots = st.fixed_dictionaries({}, optional={"config": names, "parameters": parameters, "tmp_size": st.just("1g")})
 settings_ = {
     "image": names,
     "boot": boots,
     "rootfs": st.lists(names, max_size=2),
-    "authorized_keys": st.lists(lines, max_size=2),
+    "authorized_keys": st.lists(keys, max_size=2),
     "properties": st.dictionaries(names, lines, max_size=2),
 }
 documents = st.fixed_dictionaries(

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from shoal_model import names
+from shoal_model import names, values
 
 
 def _single_line(text: str) -> str:
@@ -40,6 +40,9 @@ Sha256 = Annotated[str, AfterValidator(names.digest)]
 Ipv4 = Annotated[str, AfterValidator(_ipv4)]
 Ipv4Network = Annotated[str, AfterValidator(_ipv4_network)]
 Line = Annotated[str, Field(max_length=2000), AfterValidator(_single_line)]
+Domain = Annotated[Line, AfterValidator(values.domain)]
+PublicKey = Annotated[Line, AfterValidator(values.public_key)]
+KernelParameters = Annotated[Line, AfterValidator(values.kernel_parameters)]
 TmpfsSize = Annotated[str, AfterValidator(_size)]
 Version = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+){0,2}$")]
 
@@ -83,7 +86,7 @@ class BootSettings(Record):
     """How a node boots, apart from what it boots."""
 
     config: Name | None = Field(None, description="a boot config whose values lie below the ones given here")
-    parameters: Line | None = Field(None, description="kernel parameters, added behind Shoal's own")
+    parameters: KernelParameters | None = Field(None, description="kernel parameters, added behind Shoal's own")
     loader: Loader | None = None
     style: BootStyle | None = None
     root_size: TmpfsSize | None = Field(None, description="tmpfs for run-time changes of the root; default 50%")
@@ -96,7 +99,7 @@ class Settings(Record):
     image: Name | None = None
     boot: BootSettings = BootSettings()
     rootfs: list[Name] | None = Field(None, description="Root FS customizations, applied in this order")
-    authorized_keys: list[Line] | None = Field(None, description="OpenSSH public keys that may log in as root")
+    authorized_keys: list[PublicKey] | None = Field(None, description="OpenSSH public keys that may log in as root")
     properties: dict[Name, Line] = Field(default_factory=dict)
 
 
@@ -108,7 +111,7 @@ class Network(Record):
     head: Ipv4 | None = Field(None, description="address of the head in this network; required for the boot network")
     gateway: Ipv4 | None = None
     nameservers: list[Ipv4] = Field(default_factory=list, max_length=3)
-    domain: Line | None = None
+    domain: Domain | None = None
     description: Line | None = None
 
     @model_validator(mode="after")
@@ -145,7 +148,7 @@ class BootConfig(Record):
     """A named way to boot, to be shared by nodes and templates through `boot.config`."""
 
     image: Name | None = None
-    parameters: Line | None = None
+    parameters: KernelParameters | None = None
     loader: Loader | None = None
     description: Line | None = None
 

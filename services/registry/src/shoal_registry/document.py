@@ -12,6 +12,7 @@ from shoal_model.records import GLOBAL_NAME, RECORD_TYPES, SECTIONS, Cluster, Ki
 from shoal_registry.problems import Problem, refuse, shown, suggestion
 
 R = TypeVar("R", bound=BaseModel)
+_SECTIONS = {*SECTIONS.values(), "global"}
 
 
 def parse(document: Mapping[str, Any]) -> Cluster:
@@ -19,8 +20,9 @@ def parse(document: Mapping[str, Any]) -> Cluster:
 
     Raises Invalid, naming the path of everything that does not fit.
     """
+    given = {key: value for key, value in document.items() if value is not None or key not in _SECTIONS}
     try:
-        return Cluster.model_validate({key: value for key, value in document.items() if value is not None})
+        return Cluster.model_validate(given)
     except ValidationError as error:
         raise refuse(_problems(error, Cluster, ())) from None
 
