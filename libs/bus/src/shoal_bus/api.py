@@ -16,8 +16,6 @@ R = TypeVar("R", bound=BaseModel)
 
 Handler = Callable[[str, Q], Awaitable[BaseModel]]
 """Answers a request: its subject (which may name a node) and message in, the reply out; BusErrors go to the caller."""
-Listener = Callable[[str, M], Awaitable[None]]
-"""Takes a message: its subject and content. What it raises is logged and counted, never lost silently."""
 
 
 @dataclass(frozen=True)

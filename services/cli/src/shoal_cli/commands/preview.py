@@ -15,12 +15,11 @@ from shoal_cli import registry
 from shoal_cli.options import examples, output, pass_session
 from shoal_cli.session import Session
 from shoal_cli.terminal import Format, out, safe, safe_lines, show_data, show_table, size, text_of
+from shoal_model import ports
 from shoal_model.messages import PreviewFile, PreviewReply, PreviewRequest
 from shoal_model.records import Kind
 from shoal_model.subjects import Service, rpc
 
-_OPTIONS_HTTP = 8082
-"""Where execd-config serves contents that are too large for a message."""
 _TYPES = {"file": stat.S_IFREG, "directory": stat.S_IFDIR, "symlink": stat.S_IFLNK}
 
 
@@ -82,7 +81,7 @@ async def _content(bus: Bus, reply: PreviewReply, path: str) -> bytes:
     head = next((str(record["head"]) for record in networks.records.values() if record.get("boot")), None)
     if head is None or entry.sha256 is None:
         raise Unavailable(f"{path} is too large for a message, and the cluster has no boot network to fetch it over")
-    url = f"http://{head}:{_OPTIONS_HTTP}/blobs/{entry.sha256}?node={reply.node}"
+    url = f"http://{head}:{ports.OPTIONS_HTTP}/blobs/{entry.sha256}?node={reply.node}"
     return await asyncio.to_thread(_fetch, url, entry.sha256, entry.size)
 
 
