@@ -53,7 +53,7 @@ def test_scripts_run_in_the_order_of_their_names_and_their_output_is_logged(tmp_
     assert list(results) == ["10-a", "100-c", "20-b", "30-fails", "50-no-interpreter"]
     assert results["10-a"] == "0"
     assert results["30-fails"] == "exit code 3"
-    assert results["50-no-interpreter"].startswith("cannot be started")
+    assert "50-no-interpreter cannot be started" in results["50-no-interpreter"]
     said = [line.split("] ", 1)[1] for line in lines]
     assert "10-a: out-10-a" in said
     assert "10-a: err-10-a" in said
@@ -62,8 +62,30 @@ def test_scripts_run_in_the_order_of_their_names_and_their_output_is_logged(tmp_
 def test_a_script_that_hangs_is_ended(tmp_path: Path) -> None:
     script(tmp_path, "10-hangs", "#!/bin/sh\nsleep 60 &\nsleep 60\n")
     begin = time.monotonic()
-    assert run_all(tmp_path, Journal("stage2", []), timeout=0.3) == {"10-hangs": "not finished after 0.3 s"}
+    result = run_all(tmp_path, Journal("stage2", []), timeout=0.3)
+    assert result == {"10-hangs": "not finished after 0.3 s; it was killed"}
     assert time.monotonic() - begin < 10
+
+
+def test_a_script_that_starts_a_daemon_does_not_hold_the_boot_up(tmp_path: Path) -> None:
+    script(tmp_path, "10-daemon", "#!/bin/sh\nsetsid sleep 20 &\necho $!\nprintf 'without an end'\n")
+    script(tmp_path, "20-next", "#!/bin/sh\n")
+    lines: list[str] = []
+    begin = time.monotonic()
+    assert run_all(tmp_path, Journal("stage2", [lines.append]), timeout=15) == {"10-daemon": "0", "20-next": "0"}
+    assert time.monotonic() - begin < 10
+    said = [line.split("] ", 1)[1] for line in lines]
+    assert said[2:5] == ["10-daemon: without an end", "10-daemon: ends: 0", "20-next: begins"]
+    os.kill(int(said[1].removeprefix("10-daemon: ")), 9)
+
+
+def test_what_a_script_says_is_logged_line_by_line(tmp_path: Path) -> None:
+    script(tmp_path, "10-talks", "#!/bin/sh\nseq 1 3000\nhead -c 9000 /dev/zero | tr '\\0' x\n")
+    lines: list[str] = []
+    run_all(tmp_path, Journal("stage2", [lines.append]))
+    said = [line.split(": ", 1)[1] for line in lines[1:-1]]
+    assert said[:3000] == [str(number) for number in range(1, 3001)]
+    assert set("".join(said[3000:])) == {"x"}
 
 
 def test_no_scripts_are_no_error(tmp_path: Path) -> None:

@@ -1,21 +1,17 @@
 """Remote commands: argument lists run on this node for the head, their time and output bounded, each id once."""
 
 import asyncio
-import contextlib
-import os
-import signal
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
 from shoal_bus.errors import Invalid, Unavailable
-from shoal_execd.processes import environment
+from shoal_execd.processes import ProcessFailed, watched
 
 _OUTPUT = 256 << 10
 _LONGEST = 3600.0
 _WAITING = 64
 _REMEMBERED = 4 << 20
-_GRACE = 2.0
 _MOST_ARGUMENTS = 4096
 
 Reply = dict[str, Any]
@@ -93,66 +89,16 @@ def _size(reply: Reply) -> int:
     return len(reply["stdout"]) + len(reply["stderr"]) + 256
 
 
-class _Watch(asyncio.SubprocessProtocol):
-    """What a process says, up to the limit, and when it ends. (`Process.wait()` waits for whoever holds its pipes.)"""
-
-    def __init__(self) -> None:
-        self.outputs = {1: bytearray(), 2: bytearray()}
-        self.exited = asyncio.Event()
-        self.closed = asyncio.Event()
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        self.outputs[fd] += data[: max(_OUTPUT - len(self.outputs[fd]), 0)]
-
-    def process_exited(self) -> None:
-        self.exited.set()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.closed.set()
-
-
 async def execute(command: Command) -> Reply:
     """Run a command to its end, or kill its process group when its time is over. Output is cut at 256 KiB a stream."""
+    outputs = {1: bytearray(), 2: bytearray()}
+
+    def hear(fd: int, data: bytes) -> None:
+        outputs[fd] += data[: max(_OUTPUT - len(outputs[fd]), 0)]
+
+    code, failure = None, None
     try:
-        transport, watch = await asyncio.get_running_loop().subprocess_exec(
-            _Watch,
-            *command.argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment(),
-            cwd="/",
-            start_new_session=True,
-        )
-    except OSError as failure:
-        return _reply(None, _Watch(), f"{command.argv[0]} cannot be started: {failure.strerror}")
-    error = None
-    try:
-        async with asyncio.timeout(command.timeout):
-            await watch.exited.wait()
-    except TimeoutError:
-        error = f"not finished after {command.timeout:g} s; it was killed"
-    finally:
-        if not watch.exited.is_set():
-            _kill(transport.get_pid())
-            await watch.exited.wait()
-        # What the command left in the background may hold its output open; nobody waits long for that.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GRACE):
-                await watch.closed.wait()
-        transport.close()
-    return _reply(transport.get_returncode() if error is None else None, watch, error)
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
-
-
-def _reply(code: int | None, watch: _Watch, error: str | None) -> Reply:
-    return {
-        "exit_code": code,
-        "stdout": bytes(watch.outputs[1]),
-        "stderr": bytes(watch.outputs[2]),
-        "error": error,
-    }
+        code = await watched(command.argv, hear, timeout=command.timeout)
+    except ProcessFailed as error:
+        failure = str(error)
+    return {"exit_code": code, "stdout": bytes(outputs[1]), "stderr": bytes(outputs[2]), "error": failure}

@@ -1,18 +1,16 @@
 """The scripts of `/lib/shoal/init.d`: run in alphanumeric order before systemd starts, their output in the log."""
 
+import asyncio
 import os
-import signal
-import subprocess
-import threading
 from pathlib import Path
 
 from shoal_execd.journal import Journal
 from shoal_execd.places import inside
-from shoal_execd.processes import environment
+from shoal_execd.processes import ProcessFailed, watched
 
 FOLDER = "/lib/shoal/init.d"
 _TIMEOUT = 300.0
-_LINE = 4096
+_LONGEST_LINE = 4096
 
 
 def scripts(root: Path) -> list[Path]:
@@ -25,44 +23,46 @@ def scripts(root: Path) -> list[Path]:
 
 
 def run_all(root: Path, journal: Journal, *, timeout: float = _TIMEOUT) -> dict[str, str]:
-    """Run them all, whatever becomes of each: name → `0` or what went wrong (`exit code 3`, `not finished after …`)."""
-    return {path.name: _run(path, journal, timeout) for path in scripts(root)}
+    """Run them all, whatever becomes of each: name → `0` or what went wrong (`exit code 3`, `not finished after …`).
+
+    `timeout` is in seconds, for each of them. Blocking, for a slow console holds up whoever writes to the journal.
+    """
+
+    async def one_by_one() -> dict[str, str]:
+        return {path.name: await _run(path, journal, timeout) for path in scripts(root)}
+
+    return asyncio.run(one_by_one())
 
 
-def _run(path: Path, journal: Journal, timeout: float) -> str:
+async def _run(path: Path, journal: Journal, timeout: float) -> str:
     journal.info(f"{path.name}: begins")
+    lines = _Lines(path.name, journal)
     try:
-        process = subprocess.Popen(
-            [str(path)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environment(),
-            cwd="/",
-            start_new_session=True,
-        )
-    except OSError as error:
-        journal.info(f"{path.name}: cannot be started: {error.strerror}")
-        return f"cannot be started: {error.strerror}"
-    late = threading.Timer(timeout, _kill, [process.pid])
-    late.start()
-    try:
-        assert process.stdout is not None
-        with process.stdout as output:
-            # What a script leaves running in the background may hold the pipe: then its time ends this too.
-            while line := output.readline(_LINE):
-                journal.info(f"{path.name}: {line.decode('utf-8', 'replace').rstrip()}")
-        code = process.wait()
-        expired = late.finished.is_set()
-    finally:
-        late.cancel()
-    result = "0" if code == 0 else f"not finished after {timeout:g} s" if expired else f"exit code {code}"
+        code = await watched([str(path)], lines.hear, timeout=timeout, stderr=asyncio.subprocess.STDOUT)
+        result = f"exit code {code}" if code else "0"
+    except ProcessFailed as error:
+        result = str(error)
+    lines.end()
     journal.info(f"{path.name}: ends: {result}")
     return result
 
 
-def _kill(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return  # it ended at the same moment
+class _Lines:
+    """Makes lines for the journal of what a script says in pieces."""
+
+    def __init__(self, name: str, journal: Journal) -> None:
+        self._name, self._journal = name, journal
+        self._begun = b""
+
+    def hear(self, _: int, data: bytes) -> None:
+        """The next piece."""
+        *lines, self._begun = (self._begun + data).split(b"\n")
+        for line in lines:
+            self._journal.info(f"{self._name}: {line.decode('utf-8', 'replace').rstrip()}")
+        if len(self._begun) > _LONGEST_LINE:
+            self.end()
+
+    def end(self) -> None:
+        """A line that was begun ends here."""
+        if self._begun:
+            self.hear(0, b"\n")
