@@ -29,7 +29,7 @@ class Journal:
     def __init__(self, stage: str, outputs: Sequence[Output], *, verbose: bool = False) -> None:
         self.stage = stage
         self.on_line: Callable[[], None] = _nothing
-        self._outputs = list(outputs)
+        self._outputs = tuple(outputs)
         self._verbose = verbose
         self._lock = threading.Lock()
         self._waiting: deque[str] = deque()
@@ -37,10 +37,6 @@ class Journal:
         self._dropped = 0
         self._batch = (0, 0)
         self._sequence = 0
-
-    def add_output(self, output: Output) -> None:
-        """Write to one more place from now on."""
-        self._outputs.append(output)
 
     def info(self, text: str) -> None:
         """Log a line, or several."""
