@@ -14,13 +14,12 @@ M = TypeVar("M", bound=BaseModel, default=BaseModel)
 Q = TypeVar("Q", bound=BaseModel, default=Any)
 R = TypeVar("R", bound=BaseModel)
 
-Handler = Callable[[str, Q], Awaitable[BaseModel]]
-"""Answers a request: its subject (which may name a node) and message in, the reply out; BusErrors go to the caller."""
-
 
 @dataclass(frozen=True)
 class Endpoint(Generic[Q]):
-    """One verb of a service: what it listens to, what it takes, who answers. `subject` may end in `*`."""
+    """One verb of a service: what it listens to, what it takes, who answers. `subject` may end in `*`; the handler gets
+    the request's own, which may name a node, and its message. BusErrors that it raises go to the caller.
+    """
 
     subject: str
     request: type[Q]
@@ -124,7 +123,9 @@ class Bus(Protocol):
     async def subscribe(
         self, subject: str, message: type[M], listener: Callable[[str, M], Awaitable[None]], *, queue: str | None = None
     ) -> Subscription:
-        """Hear messages as they are sent. A message that does not fit its model is logged, counted and dropped."""
+        """Hear messages as they are sent. A message that does not fit its model is logged, counted and dropped; what
+        the listener raises is logged and counted.
+        """
 
     async def emit(self, subject: str, event: BaseModel, *, id: str | None = None) -> None:  # noqa: A002
         """Append an event to the stream EVENTS and return when it is stored. The same id within two minutes is
