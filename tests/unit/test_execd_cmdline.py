@@ -31,6 +31,24 @@ def test_lists_and_what_may_be_left_out() -> None:
     assert line.nats == ("nats://10.77.0.1:4222", "nats://10.77.0.2")
 
 
+@pytest.mark.parametrize(
+    "later",
+    [
+        "shoal.nats=nats://10.66.0.1",
+        "shoal.node=n002",
+        '"shoal.boot=f"',
+        "shoal.time=1",
+        "shoal.time=never",
+        "ip=dhcp",
+        "ip=10.77.0.12::10.77.0.254:255.255.255.0:other::",
+        "BOOTIF=01-52-54-00-77-00-12",
+        "BOOTIF",
+    ],
+)
+def test_what_the_boot_file_server_said_first_counts(later: str) -> None:
+    assert parse(f"{GOOD.strip()} {later}\n") == parse(GOOD)
+
+
 def test_a_flag_is_seen_however_broken_the_rest_is() -> None:
     assert flag("nonsense debug", "debug")
     assert flag(GOOD.strip() + " early-shell", "early-shell")

@@ -55,11 +55,15 @@ def flag(text: str, name: str) -> bool:
 
 
 def parse(text: str) -> CommandLine:
-    """Read a command line (`/proc/cmdline`). Raises CommandLineError."""
+    """Read a command line (`/proc/cmdline`). Raises CommandLineError.
+
+    Of a parameter that is given twice, the first counts: the boot file server's own stand before the operator's, which
+    must not make this node another one.
+    """
     given: dict[str, str] = {}
     for word in words(text):
         key, _, value = word.partition("=")
-        given[key] = value
+        given.setdefault(key, value)
     return CommandLine(
         nats=_servers(_required(given, "shoal.nats")),
         node=_node(_required(given, "shoal.node")),
