@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from shoal_dhcp import loaders
 from shoal_model.messages import BootEvent, Status
 from shoal_model.records import Cluster, ImageManifest, ImageRelease
 from shoal_model.resolve import Snapshot
 from shoal_model.subjects import Stage
 from shoal_service.store import BlobStore
+from shoal_tftp import paths
 from shoal_tftp.files import NotServed
 from shoal_tftp.handlers import Asker, BootFiles, Door, Places
 
@@ -134,6 +136,32 @@ async def test_a_transfer_that_broke_off_is_an_event_with_its_reason(head: Head)
     event = head.events[-1]
     assert (event.stage, event.status, event.boot) == (Stage.LOADER_INITRD, Status.FAILED, offer.boot)
     assert event.reason == "the client fell silent after block 7"
+
+
+@pytest.mark.parametrize(
+    ("loader", "remedy"),
+    [
+        ("snponly-arm64.efi", "no Debian package has snponly-arm64.efi: put it into {own} (SHOAL_TFTPBOOT)"),
+        ("snponly.efi", "install Debian's package ipxe, or set SHOAL_LOADERS"),
+        ("ldlinux.c32", "install Debian's package syslinux-common, or set SHOAL_LOADERS"),
+    ],
+)
+async def test_a_missing_loader_is_an_event_that_says_what_to_do(head: Head, loader: str, remedy: str) -> None:
+    with pytest.raises(NotServed) as raised:
+        await head.files.offer(loader, N001)
+    assert raised.value.worth_a_log
+    (event,) = head.events
+    assert (event.node, event.stage, event.status) == ("n001", Stage.LOADER_CONFIG, Status.FAILED)
+    assert event.reason == str(raised.value)
+    assert event.reason.endswith(remedy.format(own=head.own))
+    (head.own / loader).write_text("brought by the operator")
+    assert await head.text(loader, N001) == "brought by the operator"
+
+
+def test_every_loader_that_dhcp_names_is_known_to_the_file_server() -> None:
+    for name in (*loaders.UEFI_LOADERS.values(), loaders.PXELINUX, loaders.UNDIONLY):
+        assert isinstance(paths.locate(name), paths.LoaderFile)
+    assert isinstance(paths.locate(loaders.IPXE_SCRIPT), paths.IpxeScript)
 
 
 async def test_who_is_no_node_makes_no_events(head: Head) -> None:

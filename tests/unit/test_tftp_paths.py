@@ -32,6 +32,7 @@ DIGEST = "ab" * 32
         ("ldlinux.c32", LoaderFile("ldlinux.c32", "syslinux-common")),
         ("undionly.kpxe", LoaderFile("undionly.kpxe", "ipxe")),
         ("\\snponly.efi", LoaderFile("snponly.efi", "ipxe")),
+        ("snponly-arm64.efi", LoaderFile("snponly-arm64.efi", None)),
         ("./ipxe.efi", LoaderFile("ipxe.efi", "ipxe")),
         ("pxelinux.cfg/default", DefaultConfig()),
         ("//pxelinux.cfg//default", DefaultConfig()),

@@ -38,10 +38,10 @@ def own_file(root: Path, relative: str) -> Path:
     return path
 
 
-def loader(own: Path, folders: Sequence[Path], name: str, package: str) -> Path:
+def loader(own: Path, folders: Sequence[Path], name: str, package: str | None) -> Path:
     """The path of a loader: the operator's own file of that name, else the first in `folders`.
 
-    Raises NotServed, naming the package to install.
+    Raises NotServed, naming the package to install, or where to put the file if no package has it.
     """
     try:
         return own_file(own, name)
@@ -53,6 +53,8 @@ def loader(own: Path, folders: Sequence[Path], name: str, package: str) -> Path:
         # Debian's ipxe.efi is a symbolic link into /boot: what these folders hold may lie anywhere.
         if path.is_file():
             return path
+    if package is None:
+        raise NotServed(f"no Debian package has {name}: put it into {own} (SHOAL_TFTPBOOT)", worth_a_log=True)
     places = ", ".join(map(str, folders))
     raise NotServed(
         f"{name} is in none of {places}: install Debian's package {package}, or set SHOAL_LOADERS", worth_a_log=True

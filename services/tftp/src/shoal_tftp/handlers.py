@@ -203,7 +203,7 @@ class BootFiles:
         except (OSError, ValidationError) as error:
             raise NotServed(f"{path} is not to be read: {error}", worth_a_log=True) from error
 
-    async def _loader(self, loader: str, package: str, node: str | None, asker: Asker) -> Offer:
+    async def _loader(self, loader: str, package: str | None, node: str | None, asker: Asker) -> Offer:
         places = self._places
         try:
             return Offer(loader, await asyncio.to_thread(files.loader, places.own, places.loaders, loader, package))

@@ -1,25 +1,29 @@
 """What a client's file name stands for in the one virtual tree. Pure: nothing is looked up here.
 
-pxelinux.0, lpxelinux.0, *.c32, undionly.kpxe, snponly.efi, ipxe.efi    loaders
-pxelinux.cfg/<Hostid>, pxelinux.cfg/default, boot.ipxe                  scripts, rendered when asked for
-shoal/images/<image or digest>/{kernel,initrd,squashfs}                 the image store
-everything else                                                         the operator's own files
+pxelinux.0, lpxelinux.0, *.c32, undionly.kpxe,
+snponly.efi, snponly-arm64.efi, ipxe.efi                   loaders
+pxelinux.cfg/<Hostid>, pxelinux.cfg/default, boot.ipxe     scripts, rendered when asked for
+shoal/images/<image or digest>/{kernel,initrd,squashfs}    the image store
+everything else                                            the operator's own files
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from shoal_model import names
 
-LOADER_PACKAGES = {
+LOADER_PACKAGES: Final[Mapping[str, str | None]] = {
     "pxelinux.0": "pxelinux",
     "lpxelinux.0": "pxelinux",
     "undionly.kpxe": "ipxe",
     "snponly.efi": "ipxe",
+    "snponly-arm64.efi": None,
     "ipxe.efi": "ipxe",
 }
-"""Loaders beside SYSLINUX's modules (`*.c32`), and the Debian package that brings each."""
+"""Loaders beside SYSLINUX's modules (`*.c32`), and the Debian package that brings each, if one does."""
 _MODULE, _MODULE_PACKAGE = ".c32", "syslinux-common"
 _LONGEST = 1024
 _HOST_ID = re.compile(r"[0-9A-F]{8}")
@@ -35,10 +39,10 @@ class Part(StrEnum):
 
 @dataclass(frozen=True)
 class LoaderFile:
-    """A boot loader, or a module of one; `package` is the Debian package that brings it."""
+    """A boot loader, or a module of one; `package` is the Debian package that brings it. None: the operator does."""
 
     name: str
-    package: str
+    package: str | None
 
 
 @dataclass(frozen=True)
