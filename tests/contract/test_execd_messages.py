@@ -126,9 +126,11 @@ def test_heartbeat(tmp_path: Path) -> None:
 
 
 async def test_a_command_and_its_answer() -> None:
-    order = NodeExec(id="c1", command=["echo", "x"], timeout=10)
+    order = NodeExec(id="c1", command=["echo", "x"], timeout=10, output=1000)
     command = parse_command(over_the_wire(order))
-    assert command == Command("c1", ("echo", "x"), 10.0)
+    assert command == Command("c1", ("echo", "x"), 10.0, 1000)
+    older = {key: value for key, value in over_the_wire(order).items() if key != "output"}
+    assert parse_command(older).output == NodeExec.model_fields["output"].default
     reply = codec.decode(codec.pack(await execute(command)), NodeExecReply)
     assert (reply.exit_code, reply.stdout, reply.error) == (0, b"x\n", None)
 

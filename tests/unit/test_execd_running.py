@@ -110,6 +110,8 @@ async def test_output_is_cut_and_does_not_hold_the_command_up() -> None:
     reply = await execute(parse_command(order(sys.executable, "-c", "print('x' * 2_000_000)")))
     assert reply["exit_code"] == 0
     assert len(reply["stdout"]) == 256 << 10
+    less = await execute(parse_command(order("sh", "-c", "echo 123456; echo abcdef >&2") | {"output": 4}))
+    assert (less["stdout"], less["stderr"], less["exit_code"]) == (b"1234", b"abcd", 0)
 
 
 async def test_a_late_command_is_killed_with_its_children() -> None:
@@ -171,6 +173,9 @@ async def test_no_more_than_so_many_at_once_and_not_endlessly_many_wait(tmp_path
         order("true", identity="x" * 65),
         order("true") | {"command": "true"},
         order("true") | {"timeout": True},
+        order("true") | {"output": True},
+        order("true") | {"output": -1},
+        order("true") | {"output": (256 << 10) + 1},
     ],
 )
 def test_malformed_commands_are_refused(bad: dict[str, object]) -> None:

@@ -53,6 +53,31 @@ def test_outputs_keep_to_the_budget_and_short_ones_stay_whole(sizes: list[tuple[
             assert now == was or len(now) == longest
 
 
+@given(st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 3000)), max_size=30), st.integers(100, 5000))
+def test_gathered_one_by_one_they_are_what_they_are_together(sizes: list[tuple[int, int]], budget: int) -> None:
+    all_, gathered = results(*sizes), commands.Gathered(budget)
+    for one in reversed(all_):
+        gathered.add(one)
+        assert gathered.held <= 2 * budget
+    after, wanted = gathered.of([one.node for one in all_]), commands.fitted(all_, budget)
+    assert [one.node for one in after] == [one.node for one in wanted]
+    assert sum(len(one.stdout) + len(one.stderr) for one in after) <= budget
+    for got, want, whole in zip(after, wanted, all_, strict=True):
+        assert whole.stdout.startswith(got.stdout)
+        assert abs(len(got.stdout) - len(want.stdout)) <= len(sizes)  # what does not divide goes here or there
+        assert got.cut is ((whole.stdout, whole.stderr) != (got.stdout, got.stderr))
+
+
+@pytest.mark.parametrize(("nodes", "bytes_"), [(0, 262144), (1, 262144), (64, 262144), (1000, 16777), (10**6, 2048)])
+def test_many_nodes_may_send_less_each(nodes: int, bytes_: int) -> None:
+    assert commands.allowance(nodes) == bytes_
+
+
+def test_a_stream_that_fills_its_allowance_is_marked_as_cut() -> None:
+    reply = NodeExecReply(exit_code=0, stdout=b"x" * 10, stderr=b"")
+    assert [commands.result("n1", reply, allowed).cut for allowed in (10, 11)] == [True, False]
+
+
 def test_the_history_keeps_small_outputs_alone() -> None:
     request = ExecRequest(nodes=["n0"], command=["hostname"], author="ada")
     at = datetime(2026, 11, 20, tzinfo=UTC)

@@ -19,11 +19,12 @@ Reply = dict[str, Any]
 
 @dataclass(frozen=True)
 class Command:
-    """A `NodeExec`: id, argument list, time limit in seconds."""
+    """A `NodeExec`: id, argument list, time limit in seconds, and how many bytes of each stream are wanted."""
 
     id: str
     argv: tuple[str, ...]
     timeout: float
+    output: int = _OUTPUT
 
 
 def parse_command(data: dict[str, Any]) -> Command:
@@ -37,7 +38,10 @@ def parse_command(data: dict[str, Any]) -> Command:
         raise Invalid("field command: expected text without null characters, and a program first")
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST:
         raise Invalid(f"field timeout: expected seconds, more than 0 and at most {_LONGEST:g}")
-    return Command(identity, tuple(argv), float(timeout))
+    output = data.get("output", _OUTPUT)
+    if isinstance(output, bool) or not isinstance(output, int) or not 0 <= output <= _OUTPUT:
+        raise Invalid(f"field output: expected bytes, {_OUTPUT} at most")
+    return Command(identity, tuple(argv), float(timeout), output)
 
 
 class Commands:
@@ -90,11 +94,11 @@ def _size(reply: Reply) -> int:
 
 
 async def execute(command: Command) -> Reply:
-    """Run a command to its end, or kill its process group when its time is over. Output is cut at 256 KiB a stream."""
+    """Run a command to its end, or kill its process group when its time is over."""
     outputs = {1: bytearray(), 2: bytearray()}
 
     def hear(fd: int, data: bytes) -> None:
-        outputs[fd] += data[: max(_OUTPUT - len(outputs[fd]), 0)]
+        outputs[fd] += data[: max(command.output - len(outputs[fd]), 0)]
 
     code, failure = None, None
     try:

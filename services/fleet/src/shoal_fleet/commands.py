@@ -9,6 +9,12 @@ from shoal_model.messages import ExecRequest, ExecResult, ExecState, NodeExecRep
 
 OUTPUT_BUDGET = 768 << 10
 """Bytes of output that one reply carries, of all nodes together."""
+ARRIVING = 32 << 20
+"""Bytes of output that nodes which answer at the same moment may send together: half of what the bus server keeps for
+a reader before it cuts it off.
+"""
+MOST, LEAST = 256 << 10, 2 << 10
+"""Bounds of what a node may send of each stream, however few or many nodes there are."""
 HISTORY_OUTPUT = 32 << 10
 """Bytes of output up to which the history keeps it."""
 HISTORY = 500
@@ -16,8 +22,13 @@ HISTORY = 500
 HISTORY_PREFIX = "exec."
 
 
-def result(node: str, reply: NodeExecReply) -> ExecResult:
-    """How a command ended on a node."""
+def allowance(nodes: int) -> int:
+    """Bytes of each of its two streams that one of so many nodes may send."""
+    return max(LEAST, min(MOST, ARRIVING // 2 // max(nodes, 1)))
+
+
+def result(node: str, reply: NodeExecReply, allowed: int = MOST) -> ExecResult:
+    """How a command ended on a node that was let send so many bytes of each stream: one as long may miss its end."""
     if reply.exit_code is None or reply.exit_code != 0:
         state = ExecState.FAILED
     else:
@@ -29,6 +40,7 @@ def result(node: str, reply: NodeExecReply) -> ExecResult:
         stdout=reply.stdout,
         stderr=reply.stderr,
         error=reply.error,
+        cut=max(len(reply.stdout), len(reply.stderr)) >= allowed,
     )
 
 
@@ -52,6 +64,38 @@ def fitted(results: Sequence[ExecResult], budget: int = OUTPUT_BUDGET) -> list[E
     ]
 
 
+class Gathered:
+    """Results as they come. What they hold of output stays near the budget: a long one is cut as soon as it is certain
+    that it will be, since those still to come can only make the share smaller.
+    """
+
+    def __init__(self, budget: int = OUTPUT_BUDGET) -> None:
+        self._budget = budget
+        self._results: list[ExecResult] = []
+        self.held = 0
+
+    def add(self, one: ExecResult) -> None:
+        """Take a result."""
+        self._results.append(one)
+        self.held += _output(one)
+        if self.held > 2 * self._budget:
+            self._fit()
+
+    def of(self, nodes: Sequence[str]) -> list[ExecResult]:
+        """The results of all these nodes, in this order, within the budget."""
+        self._fit()
+        found = {one.node: one for one in self._results}
+        return [found[node] for node in nodes]
+
+    def _fit(self) -> None:
+        self._results = fitted(self._results, self._budget)
+        self.held = sum(map(_output, self._results))
+
+
+def _output(one: ExecResult) -> int:
+    return len(one.stdout) + len(one.stderr)
+
+
 def _share(sizes: Sequence[int], budget: int) -> int:
     """The largest limit per output that keeps the sum within the budget; `sizes` ascend."""
     left = budget
@@ -65,7 +109,7 @@ def _share(sizes: Sequence[int], budget: int) -> int:
 
 def history(identity: str, request: ExecRequest, results: Sequence[ExecResult], at: datetime) -> dict[str, Any]:
     """What is kept of a command; its output only where it is small."""
-    keep = sum(len(one.stdout) + len(one.stderr) for one in results) <= HISTORY_OUTPUT
+    keep = sum(map(_output, results)) <= HISTORY_OUTPUT
     return {
         "id": identity,
         "author": request.author,

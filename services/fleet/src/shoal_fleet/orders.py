@@ -1,4 +1,4 @@
-"""Remote commands carried out: in parallel, on every node its own request; kept in the history."""
+"""Remote commands carried out: on all nodes at once, on every node its own request; kept in the history."""
 
 import asyncio
 import secrets
@@ -15,7 +15,6 @@ from shoal_fleet import commands
 from shoal_model.messages import ExecReply, ExecRequest, ExecResult, NodeExec, NodeExecReply
 from shoal_model.subjects import node_topic
 
-_AT_ONCE = 256
 _GRACE = 5.0
 _LOG = structlog.stdlib.get_logger("shoal.fleet")
 _RESULTS = Counter("shoal_fleet_exec_results", "Results of remote commands on nodes", ["state"])
@@ -28,7 +27,6 @@ class Orders:
         self._bus = bus
         self._state = state
         self._now = now
-        self._limit = asyncio.Semaphore(_AT_ONCE)
         self._kept: list[str] = []
 
     async def begin(self) -> None:
@@ -42,24 +40,28 @@ class Orders:
         identity = secrets.token_hex(8)
         nodes = list(dict.fromkeys(request.nodes))
         _LOG.info("fleet.exec", id=identity, author=request.author, nodes=len(nodes), command=request.command)
-        order = NodeExec(id=identity, command=request.command, timeout=request.timeout)
+        allowed = commands.allowance(len(nodes))
+        order = NodeExec(id=identity, command=request.command, timeout=request.timeout, output=allowed)
+        gathered = commands.Gathered()
+        # All wait at the same time, however many: in waves, the last would answer when nobody waits for it any more.
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(self._on(node, order)) for node in nodes]
-        results = [task.result() for task in running]
+            for node in nodes:
+                tasks.create_task(self._on(node, order, gathered))
+        results = gathered.of(nodes)
         for one in results:
             _RESULTS.labels(one.state.value).inc()
         counts = {state: sum(one.state == state for one in results) for state in {one.state for one in results}}
         _LOG.info("fleet.exec.done", id=identity, author=request.author, **{str(key): n for key, n in counts.items()})
         await self._remember(identity, request, results)
-        return ExecReply(id=identity, results=commands.fitted(results))
+        return ExecReply(id=identity, results=results)
 
-    async def _on(self, node: str, order: NodeExec) -> ExecResult:
-        async with self._limit:
-            try:
-                subject, wait = node_topic(node, "exec"), order.timeout + _GRACE
-                return commands.result(node, await self._bus.call(subject, order, NodeExecReply, timeout=wait))
-            except BusError as error:
-                return commands.failure(node, error)
+    async def _on(self, node: str, order: NodeExec, gathered: commands.Gathered) -> None:
+        subject, wait = node_topic(node, "exec"), order.timeout + _GRACE
+        try:
+            reply = await self._bus.call(subject, order, NodeExecReply, timeout=wait)
+            gathered.add(commands.result(node, reply, order.output))
+        except BusError as error:
+            gathered.add(commands.failure(node, error))
 
     async def _remember(self, identity: str, request: ExecRequest, results: list[ExecResult]) -> None:
         """The command has run: that the history could not be written is logged, and no reason to hide its results."""

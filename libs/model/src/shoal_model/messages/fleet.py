@@ -144,10 +144,11 @@ class NodeExec(Message):
     id: str = Field(max_length=64)
     command: list[str] = Field(min_length=1, max_length=4096)
     timeout: float
+    output: int = Field(256 << 10, ge=0, le=256 << 10, description="bytes of each stream to send back at most")
 
 
 class NodeExecReply(Message):
-    """How the command ended on the node; output is cut at 256 KiB a stream."""
+    """How the command ended on the node; each stream is cut where `NodeExec` says."""
 
     exit_code: int | None = Field(description="None if it could not be started or ran out of time")
     stdout: bytes
