@@ -1,6 +1,7 @@
 """What nodes use of the bus: plain maps over `shoal_bus.connection`, without pydantic."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -137,5 +138,25 @@ async def test_a_subject_that_is_none_is_refused(node: Connection, subject: str)
 async def test_no_servers_and_no_such_server_are_clear_errors() -> None:
     with pytest.raises(Invalid, match="no NATS server is named"):
         await connect([], name="x")
-    with pytest.raises(Unavailable, match="cannot be reached"):
-        await connect(["http://127.0.0.1:1"], name="x", timeout=0.2)
+    with pytest.raises(Invalid, match=r"^no NATS server: expected nats://host:port, got 'http://127\.0\.0\.1:1'$"):
+        await connect(["http://user:hush@127.0.0.1:1"], name="x", timeout=0.2)
+
+
+async def test_a_server_that_says_nothing_is_named() -> None:
+    """As behind a firewall that drops: the first attempt is still under way when time is up."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        where = f"127.0.0.1:{silent.getsockname()[1]}"
+        told = rf"^the bus cannot be reached within 0\.3 s: nats://{where}: no answer$"
+        with pytest.raises(Unavailable, match=told):
+            await connect([f"nats://user:hush@{where}"], name="x", timeout=0.3)
+
+
+async def test_each_server_that_was_tried_is_told_with_its_cause() -> None:
+    servers = ["nats://127.0.0.1:1", "nats://127.0.0.1:2"]
+    with pytest.raises(Unavailable) as caught:
+        await connect(servers, name="x", timeout=2.0)
+    for server in servers:
+        assert f"{server}: " in str(caught.value)
+    assert str(caught.value).count("Connect call failed") == 2

@@ -90,6 +90,20 @@ def test_a_wrong_setting_is_named(flags: list[str], line: str, capsys: pytest.Ca
     assert line in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "servers", ["http://u:hush@h", "nats://u:hu,hush@h", "nats://a:4222,u:hush@h", "nats://u:hush"]
+)
+def test_a_password_is_never_told(
+    servers: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SHOAL_NATS", servers)
+    with pytest.raises(SystemExit):
+        parse(Service.DHCP, Settings, ["--interface", "x"])
+    told = capsys.readouterr().err
+    assert "shoal-dhcp: SHOAL_NATS (--nats): expected nats://host:port, got '" in told
+    assert "hu" not in told
+
+
 def test_every_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("SHOAL_LOG_LEVEL", "loud")
     with pytest.raises(SystemExit):

@@ -17,6 +17,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from shoal_bus import codec, trace
 from shoal_bus.errors import BY_CODE, BusError, Denied, Internal, Invalid, TooLarge, Unavailable
 from shoal_bus.link import Credentials, Link, Message, NoResponders, Receiver, dial
+from shoal_bus.servers import checked, without_secrets
 
 __all__ = ["Connection", "Credentials", "Listening", "Message", "NoResponders", "connect"]
 
@@ -105,7 +106,8 @@ class Connection:
         self._closed = False
         self._attaching = asyncio.Lock()
         self._supervisor: asyncio.Task[None] | None = None
-        self._problem = "not tried yet"
+        self._problems: dict[str, str] = {}
+        """What was wrong last with each server that was tried."""
 
     @property
     def connected(self) -> bool:
@@ -126,7 +128,8 @@ class Connection:
                         return self._link
                     await self._up.wait()
         except TimeoutError:
-            raise Unavailable(f"the bus cannot be reached: {self._problem}") from None
+            told = "; ".join(f"{server}: {problem}" for server, problem in self._problems.items())
+            raise Unavailable(f"the bus cannot be reached within {timeout:g} s: {told}") from None
         raise Unavailable("the connection to the bus is closed")
 
     async def request(self, subject: str, message: Mapping[str, Any], timeout: float = 5.0) -> dict[str, Any]:
@@ -294,32 +297,39 @@ class Connection:
         """Connect, wait for the loss, connect again; for ever, at random intervals that grow to 10 s."""
         failures = 0
         while True:
+            server = self._next(failures)
+            told = without_secrets(server)
+            self._problems.setdefault(told, "no answer")
             try:
-                self._link = link = await self._connect(failures)
+                self._link = link = await self._connect(server)
             except (BusError, nats.errors.Error, OSError) as error:
                 failures += 1
-                self._problem = str(error)
-                log.warning("bus.unreachable attempts=%d error=%s", failures, error)
-            except Exception:
+                self._problems[told] = str(error)
+                log.warning("bus.unreachable attempts=%d server=%s error=%s", failures, told, error)
+            except Exception as error:
                 failures += 1
-                log.exception("bus.unreachable attempts=%d", failures)
+                self._problems[told] = f"{type(error).__name__}, see the log"
+                log.exception("bus.unreachable attempts=%d server=%s", failures, told)
             else:
-                log.info("bus.connected server=%s", link.server)
+                log.info("bus.connected server=%s", told)
                 failures = 0
                 self._up.set()
                 link.when_lost(self, self._up.clear)
                 await link.lost()
-                self._problem = str(link.problem or "the connection broke")
+                self._problems[told] = str(link.problem or "the connection broke")
                 self.counts["lost_connections"] += 1
-                log.warning("bus.lost server=%s error=%s", link.server, self._problem)
+                log.warning("bus.lost server=%s error=%s", told, self._problems[told])
                 await link.shut()
             await asyncio.sleep(random.uniform(0, min(_FIRST_PAUSE * 2 ** min(failures, 10), _LONGEST_PAUSE)))
 
-    async def _connect(self, failures: int) -> Link:
-        credentials = self._credentials if isinstance(self._credentials, Credentials) else self._credentials()
+    def _next(self, failures: int) -> str:
+        """Each server once, in a new order each time around."""
         if failures % len(self._servers) == 0:
             random.shuffle(self._servers)
-        server = self._servers[failures % len(self._servers)]
+        return self._servers[failures % len(self._servers)]
+
+    async def _connect(self, server: str) -> Link:
+        credentials = self._credentials if isinstance(self._credentials, Credentials) else self._credentials()
         link = await dial(server, self.name, credentials, self.counts)
         try:
             async with self._attaching:
@@ -340,11 +350,16 @@ async def connect(
     timeout: float | None = None,
 ) -> Connection:
     """Connect to any of these servers (`nats://host:port`). Tries for ever, or for `timeout` seconds: then Unavailable.
+    Raises Invalid for what is no server's address.
 
     `credentials` may be a function: it is asked anew for each connection, so that what expires can be renewed.
     """
     if not servers:
         raise Invalid("no NATS server is named: expected at least one nats://host:port")
+    try:
+        servers = [checked(server) for server in servers]
+    except ValueError as error:
+        raise Invalid(f"no NATS server: {error}") from None
     connection = Connection(servers, name, credentials or Credentials())
     try:
         await connection.start(timeout)

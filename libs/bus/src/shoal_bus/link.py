@@ -21,6 +21,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from shoal_bus.errors import BusError, Denied, TooLarge, Unavailable
+from shoal_bus.servers import without_secrets
 
 log = logging.getLogger("shoal.bus")
 
@@ -272,24 +273,23 @@ class NoResponders(Unavailable):
     """Nobody subscribes to what was asked: the request was certainly not carried out."""
 
 
-def without_secrets(server: str) -> str:
-    """A server's URL as it may be logged: without user and password."""
-    return re.sub(r"//[^/]*@", "//", server)
-
-
 async def dial(server: str, name: str, credentials: Credentials, counts: Counter[str]) -> Link:
     """A link to one server, let in and answering. Raises Unavailable with the reason."""
     link = Link(server, counts, credentials.inbox_prefix)
+    began = time.monotonic()
     try:
         async with asyncio.timeout(3 * CONNECT_TIMEOUT):
             await link.open(name, credentials)
     except (OSError, nats.errors.Error, TimeoutError, ValueError, Unavailable) as error:
         await link.shut()
         reason = link.problem if isinstance(error, nats.errors.NoServersError) and link.problem else error
-        raise Unavailable(f"{link.server}: {str(reason) or type(reason).__name__}") from error
+        told = str(reason)
+        if isinstance(reason, TimeoutError) and reason.errno is None:
+            told = f"no answer within {time.monotonic() - began:.0f} s"
+        raise Unavailable(told or type(reason).__name__) from error
     except BaseException:
         await link.shut()
         raise
     if not link.alive:
-        raise Unavailable(f"{link.server}: lost at once: {link.problem}")
+        raise Unavailable(f"lost at once: {link.problem}")
     return link

@@ -15,8 +15,8 @@ import structlog
 from structlog.stdlib import BoundLogger
 
 from shoal_bus.api import Bus
-from shoal_bus.link import without_secrets
 from shoal_bus.nats import NatsBus
+from shoal_bus.servers import without_secrets
 from shoal_model.subjects import Service
 from shoal_service import health, logs
 from shoal_service.errors import Fatal

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_origin
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shoal_bus.servers import checked
 from shoal_model import ports
 from shoal_model.subjects import Service
 
@@ -17,7 +18,6 @@ PREFIX = "SHOAL_"
 _NO_PORT = "127.0.0.1:0"
 """Stands for the service's own port of `ports.METRICS`, which only `parse` knows."""
 _HOST = re.compile(r"\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9._-]*")
-_SERVER = re.compile(r"(?:nats|tls)://(?:[^\s/@]+@)?(?:\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9._-]+)(?::[0-9]{1,5})?")
 
 
 def host_port(text: str) -> tuple[str, int]:
@@ -33,14 +33,8 @@ def _checked_host_port(text: str) -> str:
     return text
 
 
-def _server(text: str) -> str:
-    if not _SERVER.fullmatch(text):
-        raise ValueError(f"expected nats://host:port, got {text!r}")
-    return text
-
-
 HostPort = Annotated[str, AfterValidator(_checked_host_port)]
-Server = Annotated[str, AfterValidator(_server)]
+Server = Annotated[str, AfterValidator(checked)]
 
 
 class ServiceSettings(BaseSettings):

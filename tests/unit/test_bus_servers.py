@@ -1,0 +1,40 @@
+"""Which addresses are a server's, and that none is shown with its password."""
+
+import pytest
+
+from shoal_bus.servers import checked, without_secrets
+
+GOOD = {
+    "nats://10.77.0.1:4222": "nats://10.77.0.1:4222",
+    "nats://head": "nats://head",
+    "tls://user:hush@[fd00::1]:4223": "tls://[fd00::1]:4223",
+    "nats://hush@head.example:4222": "nats://head.example:4222",
+}
+BAD = {
+    "http://user:hush@head:4222": "http://head:4222",
+    "user:hush@head:4222": "head:4222",
+    "nats://user:hu@hush@head": "nats://head",
+    "nats://user:hu/hush@head:4222": "nats://head:4222",
+    "nats://user:hu hush@head": "nats://head",
+    "nats://user:hu://hush@head": "nats://head",
+    "user:hush://hush@head": "head",
+    "nats://user:hush": "nats://user:…",
+    "nats://": "nats://",
+    "": "",
+    "4222": "4222",
+    "nats://head:x4222": "nats://head:…",
+}
+
+
+@pytest.mark.parametrize("address", GOOD)
+def test_a_servers_address_is_shown_without_its_secrets(address: str) -> None:
+    assert checked(address) == address
+    assert without_secrets(address) == GOOD[address]
+
+
+@pytest.mark.parametrize("address", BAD)
+def test_what_is_no_servers_address_is_refused_without_its_secrets(address: str) -> None:
+    assert without_secrets(address) == BAD[address]
+    with pytest.raises(ValueError, match="expected nats://host:port, got") as caught:
+        checked(address)
+    assert "hush" not in str(caught.value)
