@@ -62,8 +62,9 @@ class BootLab:
             self.head = Head(self.space, "br0", self.folder / "state", settings)
             stack.enter_context(self.head.start())
             self.witness = stack.enter_context(Witness(self.space, self.head.nats))
-            self.apply(_BASE)
-            self.image = self.build(IMAGE)
+            with self._telling({}):
+                self.apply(_BASE)
+                self.image = self.build(IMAGE)
             self._stack = stack.pop_all()
         return self
 
@@ -132,17 +133,23 @@ class BootLab:
     def on(self, *machines: Machine) -> Iterator["Running"]:
         """These machines, switched on at once. What goes wrong meanwhile is raised after the lab told all it knows."""
         nodes = {machine.name: VirtualNode(self.space, machine, self.folder) for machine in machines}
-        running = Running(self, nodes, self.witness.count)
         try:
-            for node in nodes.values():
-                node.start()
-            yield running
-        except BaseException:
-            print(self.evidence(nodes))
-            raise
+            with self._telling(nodes):
+                running = Running(self, nodes, self.witness.count)
+                for node in nodes.values():
+                    node.start()
+                yield running
         finally:
             for node in nodes.values():
                 node.stop()
+
+    @contextmanager
+    def _telling(self, nodes: dict[str, VirtualNode]) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            print(self.evidence(nodes))
+            raise
 
     def evidence(self, nodes: dict[str, VirtualNode]) -> str:
         """The stories of these nodes, the ends of their consoles and of the logs of all services."""
