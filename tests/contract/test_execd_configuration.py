@@ -20,10 +20,12 @@ from lab.nats_server import NatsServer
 from shoal_bus.connection import Connection, connect
 from shoal_bus.errors import Conflict, NotFound
 from shoal_bus.nats import NatsBus
+from shoal_execd import configure
 from shoal_execd.configure import Configurator, Outcome, await_options
 from shoal_execd.journal import Journal
 from shoal_execd.node_options import Action
 from shoal_execd.node_options import Options as NodeSide
+from shoal_execd.pauses import Pauses
 from shoal_execd.timeline import Timeline
 from shoal_execd_config import options as options_module
 from shoal_execd_config.handlers import Options
@@ -61,12 +63,12 @@ class Head:
         self.snapshot = snapshot
         self.service = Options(bus, lambda: self.snapshot, store, structlog.get_logger())
 
-    def change(self, **fields: object) -> None:
+    def change(self, name: str, /, **fields: object) -> None:
         cluster = self.snapshot.cluster
-        node = cluster.nodes["n001"].model_copy(update=fields)
-        changed = cluster.model_copy(update={"nodes": {**cluster.nodes, "n001": node}})
+        node = cluster.nodes[name].model_copy(update=fields)
+        changed = cluster.model_copy(update={"nodes": {**cluster.nodes, name: node}})
         self.snapshot = Snapshot(changed, {}, self.snapshot.rootfs_releases)
-        self.service.record_changed(Kind.NODE, "n001")
+        self.service.record_changed(Kind.NODE, name)
 
 
 @asynccontextmanager
@@ -163,27 +165,36 @@ async def test_what_is_previewed_is_what_the_node_writes(
     assert {f"/usr{file.path}" if file.path.startswith("/lib/") else file.path for file in shown.files} == written
 
 
-async def test_records_that_change_reach_a_node_that_announced_itself(
-    head: Head, bus: NatsBus, node: Connection
+async def test_a_node_that_waits_gets_its_options_once_the_records_say_enough(
+    head: Head, bus: NatsBus, node: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keeper = asyncio.create_task(head.service.keep_current())
-    first = await await_options(node, Timeline("n001", "b1", Journal("stage2", [])))
-    heard: asyncio.Queue[NodeOptions] = asyncio.Queue()
+    monkeypatch.setattr(configure, "Pauses", lambda **_: Pauses(first=600.0, longest=600.0))  # it does not ask again
+    served: list[NodeOptions] = []
 
-    async def listen(subject: str, message: NodeOptions) -> None:
-        heard.put_nowait(message)
+    async def listen(_: str, message: NodeOptions) -> None:
+        served.append(message)
 
+    supplier = asyncio.create_task(head.service.supply_waiting())
+    await await_options(node, Timeline("n001", "b1", Journal("stage2", [])))
     await bus.subscribe("node.n001.options", NodeOptions, listen)
-    head.change(description="nothing that the node sees")
-    head.change(name="login")
+    told = asyncio.Event()
+    timeline = Timeline("n002", "b2", Journal("stage2", [lambda _: told.set()]))
+    waiting = asyncio.create_task(await_options(node, timeline))
     try:
         async with asyncio.timeout(10):
-            second = await heard.get()
+            await told.wait()
+            head.change("n002", description="nothing that helps")
+            await asyncio.sleep(0.5)
+            assert not waiting.done()
+            head.change("n001", name="changed")  # it has its options: nobody listens there any more
+            head.change("n002", rootfs=[], name="first")
+            head.change("n002", name="newest")
+            options = await waiting
     finally:
-        keeper.cancel()
-    assert second.generation != first.generation
-    assert next(file for file in second.files if file.path == "/etc/hostname").content == b"login\n"
-    assert heard.empty()
+        waiting.cancel()
+        supplier.cancel()
+    assert [file.content for file in options.files if file.path == "/etc/hostname"] == [b"newest\n"]
+    assert served == []
 
 
 async def test_what_cannot_be_previewed_is_named(head: Head, bus: NatsBus) -> None:

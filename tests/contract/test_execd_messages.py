@@ -184,7 +184,7 @@ async def test_every_request_of_a_node_fits_its_model(bus: NatsBus, nats_server:
         await node.close()
     assert heard == [
         BootRequest(boot="b1"),
-        AnnounceRequest(boot="b1", generation=None, release="0.1.0"),
+        AnnounceRequest(boot="b1", release="0.1.0"),
         JoinRequest(boot="b1", image=DIGEST, address="10.0.0.2", missing=5),
     ]
 

@@ -6,17 +6,19 @@ import os
 import stat
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from shoal_bus.connection import Connection
 from shoal_execd.actions import ActionFailed, perform
-from shoal_execd.configure import Configurator
+from shoal_execd.configure import Configurator, await_options
 from shoal_execd.journal import Journal
 from shoal_execd.node_options import Action, OptionsError, parse_options
+from shoal_execd.timeline import Timeline
 
 GENERATION = "a" * 64
 
@@ -216,3 +218,31 @@ def test_a_directory_gets_its_mode_and_host_keys_are_made_once(tmp_path: Path) -
     assert stat.S_IMODE((tmp_path / "etc/ssh/ssh_host_ed25519_key").stat().st_mode) == 0o600
     perform(Action("ssh-host-keys", ()), tmp_path)
     assert (tmp_path / "etc/ssh/ssh_host_ed25519_key").read_bytes() == key
+
+
+class Bus:
+    """A bus on which the head says `before` its answer what it has to say."""
+
+    def __init__(self, *before: dict[str, Any]) -> None:
+        self._before = before
+
+    async def subscribe(self, subject: str, handler: Callable[[str, dict[str, Any]], Awaitable[None]]) -> "Bus":
+        assert subject == "node.n001.options"
+        self._handler = handler
+        return self
+
+    async def request(self, subject: str, message: dict[str, Any], timeout: float) -> dict[str, Any]:
+        assert subject == "rpc.execd-config.v1.announce.n001"
+        for each in self._before:
+            await self._handler("node.n001.options", each)
+        return {"generation": GENERATION}
+
+    async def stop(self) -> None:
+        """Nothing more is heard."""
+
+
+async def test_of_several_options_the_newest_are_taken_and_bad_ones_told() -> None:
+    timeline = Timeline("n001", "b1", Journal("stage2", []))
+    bus = Bus(options(generation="1" * 64), options(generation="2" * 64), options(generation="none"))
+    assert (await await_options(cast("Connection", bus), timeline)).generation == "2" * 64
+    assert "options refused: field generation" in str(timeline.rest()[0])

@@ -25,14 +25,14 @@ _PREVIEWS = 4
 
 
 class Options:
-    """Answers announcements and previews, and sends nodes their options anew when records change them."""
+    """Answers announcements and previews. A node with records that do not say enough is remembered until they do."""
 
     def __init__(self, bus: Bus, snapshot: Callable[[], Snapshot], store: BlobStore, log: BoundLogger) -> None:
         self._bus = bus
         self._snapshot = snapshot
         self._store = store
         self._log = log
-        self._sent: dict[str, str] = {}
+        self._waiting: set[str] = set()
         self._changed = asyncio.Event()
         self._previews = asyncio.Semaphore(_PREVIEWS)
 
@@ -50,7 +50,11 @@ class Options:
             node = subjects.node_in(subject)
         except ValueError as error:
             raise Invalid(str(error)) from error
-        options = self._options(node)
+        try:
+            options = self._options(node)
+        except Conflict:
+            self._waiting.add(node)
+            raise
         await self._send(options)
         self._log.info("options.announced", node=node, boot=request.boot, generation=options.generation[:12])
         return AnnounceReply(generation=options.generation)
@@ -81,27 +85,28 @@ class Options:
             raise web.HTTPNotFound(text=f"the options of {options.node} hold no content {digest}\n")
         return web.Response(body=content, content_type="application/octet-stream")
 
-    def record_changed(self, kind: Kind, name: str) -> None:
-        """A record is another one now: see to the nodes that it may concern."""
-        if kind == Kind.NODE and name not in self._snapshot().cluster.nodes:
-            self._sent.pop(name, None)
+    def record_changed(self, _: Kind, __: str) -> None:
+        """A record is another one now: it may be what a node waits for."""
         self._changed.set()
 
-    async def keep_current(self) -> None:
-        """Send each node that announced itself its options again whenever they become others. For ever."""
+    async def supply_waiting(self) -> None:
+        """Send options to nodes that announced themselves too early, once the records say enough. For ever."""
         while True:
             await self._changed.wait()
             await asyncio.sleep(_SETTLE)  # a change of many records is one
             self._changed.clear()
-            for node, generation in list(self._sent.items()):
-                await self._send_if_other(node, generation)
+            for node in sorted(self._waiting):
+                await self._supply(node)
 
-    async def _send_if_other(self, node: str, generation: str) -> None:
+    async def _supply(self, node: str) -> None:
         try:
             options = self._options(node)
-            if options.generation != generation:
-                await self._send(options)
-                self._log.info("options.changed", node=node, generation=options.generation[:12])
+            await self._send(options)
+            self._log.info("options.supplied", node=node, generation=options.generation[:12])
+        except Conflict:
+            return  # it was told why when it asked, and will be when it asks again
+        except NotFound:
+            self._waiting.discard(node)
         except BusError as error:
             self._log.warning("options.unsent", node=node, error=str(error))
 
@@ -117,4 +122,4 @@ class Options:
 
     async def _send(self, options: NodeOptions) -> None:
         await self._bus.publish(subjects.node_topic(options.node, "options"), fitted(options))
-        self._sent[options.node] = options.generation
+        self._waiting.discard(options.node)

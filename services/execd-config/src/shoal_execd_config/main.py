@@ -25,7 +25,7 @@ async def serve(context: Context[Settings]) -> None:
             await _listen(runner, context.settings.http)
             await context.bus.serve(Service.EXECD_CONFIG, context.version, options.endpoints)
             context.ready()
-            await options.keep_current()
+            await options.supply_waiting()
         finally:
             await runner.cleanup()
 

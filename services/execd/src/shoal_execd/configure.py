@@ -1,7 +1,6 @@
 """Configure mode: get the node's options over its own subject, and make the node what they say."""
 
 import asyncio
-import contextlib
 import io
 import tempfile
 from collections.abc import Callable
@@ -40,8 +39,9 @@ async def await_options(bus: Connection, timeline: Timeline) -> Options:
         except OptionsError as error:
             timeline.event(Stage.EXECD_OPTIONS, status=DEGRADED, reason=f"options refused: {error}")
             return
-        if arrived.empty():
-            arrived.put_nowait(options)
+        if arrived.full():
+            arrived.get_nowait()  # only the newest counts
+        arrived.put_nowait(options)
 
     listening = await bus.subscribe(subjects.node_topic(timeline.node, "options"), take)
     try:
@@ -52,22 +52,31 @@ async def await_options(bus: Connection, timeline: Timeline) -> Options:
 
 async def _announce_until(bus: Connection, timeline: Timeline, arrived: asyncio.Queue[Options]) -> Options:
     subject = subjects.rpc(Service.EXECD_CONFIG, "announce", timeline.node)
-    request = {"boot": timeline.boot, "generation": None, "release": RELEASE}
+    request = {"boot": timeline.boot, "release": RELEASE}
     pauses, said = Pauses(first=0.5, longest=15.0), float("-inf")
     loop = asyncio.get_running_loop()
     while True:
         try:
             await bus.request(subject, request, timeout=_ANNOUNCE)
+            options = await _within(_ARRIVE, arrived)
             reason = f"announced, but no options came within {_ARRIVE:g} s"
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_ARRIVE):
-                    return await arrived.get()
         except BusError as error:
-            reason = str(error)
-        if loop.time() - said >= _SAY_AGAIN:
+            options, reason = None, str(error)
+        if options is None and loop.time() - said >= _SAY_AGAIN:
             said = loop.time()
             timeline.event(Stage.EXECD_OPTIONS, status=DEGRADED, reason=f"no options yet: {reason}; still trying")
-        await asyncio.sleep(pauses.next())
+        # Where the records did not say enough yet, the head sends options by itself as soon as they do.
+        options = options or await _within(pauses.next(), arrived)
+        if options is not None:
+            return options
+
+
+async def _within(seconds: float, arrived: asyncio.Queue[Options]) -> Options | None:
+    try:
+        async with asyncio.timeout(seconds):
+            return await arrived.get()
+    except TimeoutError:
+        return None
 
 
 @dataclass

@@ -44,10 +44,9 @@ class NodeOptions(Message):
 
 
 class AnnounceRequest(Message):
-    """`rpc.execd-config.v1.announce.<node>`: execd is there, has this generation, and waits for its options."""
+    """`rpc.execd-config.v1.announce.<node>`: execd is there and waits for its options."""
 
     boot: str = Field(max_length=64)
-    generation: Sha256 | None = None
     release: str = Field("", max_length=64)
 
 
