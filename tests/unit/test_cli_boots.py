@@ -1,14 +1,17 @@
 """Timelines and watches: what is made of a boot's events."""
 
+import asyncio
 import io
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.console import Console
 
+from shoal_bus.fakes import MemoryBus
 from shoal_cli import timeline, watching
+from shoal_cli.commands import boot as boot_command
 from shoal_model.messages import Boot, BootEvent
-from shoal_model.subjects import Stage
+from shoal_model.subjects import Stage, boot_event
 
 T0 = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
@@ -72,6 +75,22 @@ def test_steps_have_durations_and_progress_is_one_of_them() -> None:
             False,
             "not as planned: image.source: no multicast",
         ),
+        (
+            boot(
+                event(Stage.IMAGE_VERIFIED, 3, status="failed", reason="block 7 is wrong"), event(Stage.IMAGE_SOURCE, 4)
+            ),
+            5,
+            False,
+            False,
+            "n1 is booting: image.source 1 s ago; before that image.verified failed: block 7 is wrong",
+        ),
+        (
+            boot(event(Stage.EXECD_OPTIONS, 3, status="failed", reason="none came"), event(Stage.SYSTEMD_RUNNING, 4)),
+            5,
+            True,
+            False,
+            "not as planned: execd.options: none came",
+        ),
     ],
 )
 def test_verdicts(story: Boot, later: float, arrived: bool, failed: bool, text: str) -> None:
@@ -85,24 +104,113 @@ def test_every_stage_has_a_verdict_when_it_is_the_last() -> None:
         assert timeline.verdict(boot(event(stage, 0)), T0 + timedelta(hours=1)).failed
 
 
-def test_a_watch_ends_when_every_node_arrived_or_failed() -> None:
-    watch = watching.Watch(("n1", "n2"))
-    watch.hear(event(Stage.DHCP_OFFER, 0))
-    assert not watch.ended(Stage.SYSTEMD_RUNNING)
-    assert watch.missing(Stage.SYSTEMD_RUNNING) == ["n1", "n2"]
-    watch.hear(event(Stage.SYSTEMD_RUNNING, 30))
-    watch.hear(event(Stage.IMAGE_VERIFIED, 30, node="n2", status="failed", reason="bad"))
-    assert watch.ended(Stage.SYSTEMD_RUNNING)
-    assert watch.missing(Stage.SYSTEMD_RUNNING) == ["n2"]
+def heard(*events: BootEvent, waited_for: tuple[str, ...] = ("n1",)) -> watching.Watch:
+    """A watch that heard these, one each second from second 0 on."""
+    watch = watching.Watch(waited_for)
+    for second, one in enumerate(events):
+        watch.hear(one, second)
+    return watch
+
+
+RUNNING = Stage.SYSTEMD_RUNNING
+
+
+def test_a_watch_ends_when_every_node_arrived() -> None:
+    watch = heard(event(Stage.DHCP_OFFER, 0), waited_for=("n1", "n2"))
+    assert watch.settles(RUNNING) is None
+    assert watch.missing(RUNNING) == ["n1", "n2"]
+    watch.hear(event(RUNNING, 30), 1)
+    assert watch.settles(RUNNING) is None
+    watch.hear(event(RUNNING, 31, node="n2", status="degraded"), 2)
+    assert watch.settles(RUNNING) == float("-inf")
+    assert watch.missing(RUNNING) == []
+
+
+FAILED = {"boot": "b1", "status": "failed", "reason": "block 7 is wrong"}
+
+
+def test_a_failure_ends_it_only_if_nothing_newer_comes() -> None:
+    watch = heard(event(Stage.IMAGE_PROGRESS, 20, boot="b1"), event(Stage.IMAGE_VERIFIED, 30, **FAILED))
+    assert watch.settles(RUNNING) == 1 + watching.SETTLED
+    assert watch.missing(RUNNING) == ["n1"]
+    watch.hear(event(Stage.IMAGE_PROGRESS, 25, boot="b1"), 3)  # late, and no news
+    assert watch.settles(RUNNING) == 1 + watching.SETTLED
+    watch.hear(event(Stage.IMAGE_SOURCE, 31, boot="b1", status="degraded"), 4)  # the next source
+    assert watch.settles(RUNNING) is None
+    assert watch.nodes["n1"].latest.stage is Stage.IMAGE_SOURCE
+    watch.hear(event(Stage.IMAGE_RECEIVED, 40, **FAILED), 5)
+    assert watch.settles(RUNNING) == 5 + watching.SETTLED
+    watch.hear(event(RUNNING, 90, boot="b1"), 6)
+    assert watch.settles(RUNNING) == float("-inf")
+    assert watch.missing(RUNNING) == []
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        event(Stage.STAGE2_SCRIPTS, 29, boot="b1"),
+        event(Stage.DHCP_ACK, 5),
+        event(Stage.DHCP_ACK, 300),  # a lease renewed
+        event(Stage.EXECD_OPTIONS, 40, boot="b1", status="failed", reason="too late to matter"),
+    ],
+)
+def test_nothing_leads_back_from_where_a_boot_got(late: BootEvent) -> None:
+    watch = heard(event(Stage.DHCP_OFFER, 0), event(RUNNING, 30, boot="b1"), late)
+    assert watch.settles(RUNNING) == float("-inf")
+    assert watch.missing(RUNNING) == []
+    assert watch.nodes["n1"].latest.stage is (RUNNING if late.status == "ok" else late.stage)
+
+
+def test_a_stage_of_a_slower_clock_is_no_step_back() -> None:
+    watch = heard(event(Stage.LOADER_INITRD, 10.5, boot="b1"), event(Stage.STAGE1_START, 10.0, boot="b1"))
+    assert watch.nodes["n1"].latest.stage is Stage.STAGE1_START
+
+
+def test_systemd_that_failed_is_not_reached() -> None:
+    watch = heard(event(Stage.SYSTEMD_START, 20, boot="b1"), event(RUNNING, 30, **FAILED))
+    assert watch.settles(RUNNING) == 1 + watching.SETTLED
+    assert watch.missing(RUNNING) == ["n1"]
+
+
+async def follow(*events: BootEvent, timeout: float | None = 30) -> list[str]:
+    """`boot.follow` for node n1, with these events once it listens."""
+    bus = MemoryBus()
+    emitting: list[asyncio.Task[None]] = []
+
+    async def emit() -> None:
+        for one in events:
+            await bus.emit(boot_event(one.node, one.stage), one)
+
+    def began() -> None:
+        emitting.append(asyncio.create_task(emit()))
+
+    async with asyncio.timeout(20):
+        missing = await boot_command.follow(bus, ["n1"], until=RUNNING, timeout=timeout, began=began)
+    await asyncio.gather(*emitting)
+    return missing
+
+
+async def test_following_goes_on_after_a_failure_and_ends_when_it_was_the_last_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failed = event(Stage.IMAGE_VERIFIED, 30, **FAILED)
+    assert await follow(failed, event(RUNNING, 60, boot="b1"), event(Stage.STAGE2_SCRIPTS, 50, boot="b1")) == []
+    assert await follow(failed, timeout=0.05) == ["n1"]
+    monkeypatch.setattr(watching, "SETTLED", 0.05)
+    assert await follow(failed, timeout=None) == ["n1"]
+
+
+def test_of_no_nodes_all_are_there() -> None:
+    assert watching.Watch().settles(RUNNING) == float("-inf")
 
 
 def test_a_new_boot_begins_anew_and_the_loaders_second_dhcp_does_not() -> None:
     watch = watching.Watch()
     for told in (event(Stage.DHCP_OFFER, 0), event(Stage.DHCP_ACK, 1), event(Stage.DHCP_OFFER, 5)):
-        watch.hear(told)
+        watch.hear(told, 0)
     assert watch.nodes["n1"].started == T0
-    watch.hear(event(Stage.SYSTEMD_RUNNING, 50, boot="b1"))
-    watch.hear(event(Stage.DHCP_OFFER, 90))
+    watch.hear(event(Stage.SYSTEMD_RUNNING, 50, boot="b1"), 0)
+    watch.hear(event(Stage.DHCP_OFFER, 90), 0)
     assert watch.nodes["n1"].started == T0 + timedelta(seconds=90)
 
 
@@ -115,13 +223,13 @@ def shown(watch: watching.Watch, names: list[str], now: float) -> list[str]:
 
 def test_the_board_counts_while_a_boot_goes_on_and_stops_when_it_is_over() -> None:
     watch = watching.Watch()
-    watch.hear(event(Stage.DHCP_OFFER, 0))
-    watch.hear(event(Stage.IMAGE_PROGRESS, 10, details={"percent": 25, "method": "http\x1b"}))
+    watch.hear(event(Stage.DHCP_OFFER, 0), 0)
+    watch.hear(event(Stage.IMAGE_PROGRESS, 10, details={"percent": 25, "method": "http\x1b"}), 0)
     assert shown(watch, ["n1", "n2"], 12)[1].endswith("image.progress 12.0 s 25%, method http\\x1b")
     assert shown(watch, ["n1", "n2"], 12)[2].endswith("waiting")
-    watch.hear(event(Stage.SYSTEMD_RUNNING, 30, boot="b1"))
+    watch.hear(event(Stage.SYSTEMD_RUNNING, 30, boot="b1"), 0)
     assert shown(watch, ["n1"], 99)[1].endswith("systemd.running 30.0 s")
-    watch.hear(event(Stage.IMAGE_VERIFIED, 40, boot="b2", status="failed", reason="wrong [red]hash"))
+    watch.hear(event(Stage.IMAGE_VERIFIED, 40, boot="b2", status="failed", reason="wrong [red]hash"), 0)
     assert shown(watch, ["n1"], 99)[1].endswith("image.verified 0.0 s image.verified: wrong [red]hash")
 
 

@@ -80,19 +80,19 @@ def verdict(boot: Boot, now: datetime) -> Verdict:
     last = boot.events[-1]
     whole = (last.at - boot.events[0].at).total_seconds()
     if any(event.stage is LAST and event.status is not Status.FAILED for event in boot.events):
-        worse = [event for event in boot.events if event.status is Status.DEGRADED]
-        remarks = "; ".join(f"{event.stage}: {safe(event.reason or '')}" for event in worse)
+        worse = [event for event in boot.events if event.status is not Status.OK]
+        remarks = "; ".join(f"{event.stage}: {_reason(event)}" for event in worse)
         told = f"; not as planned: {remarks}" if worse else ""
         return Verdict(True, False, f"{boot.node} is up: {whole:.1f} s from {boot.events[0].stage} to {LAST}{told}")
+    if last.status is Status.FAILED:
+        return Verdict(False, True, f"{boot.node} failed at {last.stage}: {_reason(last)}")
     failed = next((event for event in reversed(boot.events) if event.status is Status.FAILED), None)
-    if failed is not None:
-        reason = safe(failed.reason or "no reason given")
-        return Verdict(False, True, f"{boot.node} failed at {failed.stage}: {reason}")
+    before = "" if failed is None else f"; before that {failed.stage} failed: {_reason(failed)}"
     quiet = now - last.at
     if quiet < PATIENCE:
-        return Verdict(False, False, f"{boot.node} is booting: {last.stage} {quiet.total_seconds():.0f} s ago")
+        return Verdict(False, False, f"{boot.node} is booting: {last.stage} {quiet.total_seconds():.0f} s ago{before}")
     hint = _HINTS.get(last.stage, f"{_after(last.stage)} never came: look at its log below and at its console")
-    return Verdict(False, True, f"{boot.node} stopped after {last.stage}, {_ago(quiet)} ago: {hint}")
+    return Verdict(False, True, f"{boot.node} stopped after {last.stage}, {_ago(quiet)} ago: {hint}{before}")
 
 
 def describe(event: BootEvent) -> str:
@@ -110,6 +110,10 @@ def describe(event: BootEvent) -> str:
         else:
             told.append(f"{safe(key)} {_short(safe(str(value)))}")
     return ", ".join(told)
+
+
+def _reason(event: BootEvent) -> str:
+    return safe(event.reason or "no reason given")
 
 
 def _short(text: str) -> str:

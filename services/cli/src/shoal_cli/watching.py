@@ -13,15 +13,21 @@ from shoal_cli.timeline import LAST, STAGES, describe
 from shoal_model.messages import BootEvent, Status
 from shoal_model.subjects import Stage
 
+SETTLED = 90.0
+"""Seconds without news after which a failure is the end: a node tries its sources again after a minute at most."""
 _COLOURS = {Status.OK: "green", Status.DEGRADED: "yellow", Status.FAILED: "red"}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where one node is in its boot: its latest event, when the boot began, and what went other than planned."""
+    """Where one node is in its boot: its latest event and when that was heard (seconds of the watcher's clock), when
+    the boot began, the number of the last stage that did not fail, and what went other than planned.
+    """
 
     latest: BootEvent
     started: datetime
+    heard: float
+    reached: int = -1
     remarks: tuple[str, ...] = ()
 
     def seconds(self, now: datetime) -> float:
@@ -33,9 +39,9 @@ class Progress:
         """How far through the stages, 0 to 1."""
         return STAGES.index(self.latest.stage) / (len(STAGES) - 1)
 
-    def ended(self, until: Stage) -> bool:
-        """Whether it reached `until`, or failed for good."""
-        return self.failed or STAGES.index(self.latest.stage) >= STAGES.index(until)
+    def arrived(self, until: Stage) -> bool:
+        """Whether it reached `until` or went past it."""
+        return self.reached >= STAGES.index(until)
 
     @property
     def failed(self) -> bool:
@@ -50,26 +56,36 @@ class Watch:
     waited_for: tuple[str, ...] = ()
     nodes: dict[str, Progress] = field(default_factory=dict)
 
-    def hear(self, event: BootEvent) -> None:
+    def hear(self, event: BootEvent, now: float) -> None:
         """Take note of one event. A DHCP offer after the loader had its configuration begins a new boot."""
         known = self.nodes.get(event.node)
         if known is None or _begins_anew(known.latest, event):
-            known = Progress(event, event.at)
-        elif event.at >= known.latest.at or event.stage is not known.latest.stage:
-            known = replace(known, latest=event)
+            known = Progress(event, event.at, now)
+        elif _follows(known.latest, event):
+            known = replace(known, latest=event, heard=now)
+        if event.status is not Status.FAILED:
+            known = replace(known, reached=max(known.reached, STAGES.index(event.stage)))
         if event.status is not Status.OK:
             known = replace(known, remarks=(*known.remarks, f"{event.stage}: {event.reason or event.status}"))
         self.nodes[event.node] = known
 
-    def ended(self, until: Stage) -> bool:
-        """Whether every node waited for reached `until` or failed."""
-        return all(node in self.nodes and self.nodes[node].ended(until) for node in self.waited_for)
+    def settles(self, until: Stage) -> float | None:
+        """When it is certain of every node waited for that it reached `until` or failed for good, if no more is heard:
+        a time of the clock given to `hear`. None while one of them is on its way.
+        """
+        latest = float("-inf")
+        for node in self.waited_for:
+            known = self.nodes.get(node)
+            if known is not None and known.arrived(until):
+                continue
+            if known is None or not known.failed:
+                return None
+            latest = max(latest, known.heard + SETTLED)
+        return latest
 
     def missing(self, until: Stage) -> list[str]:
         """The nodes waited for that did not reach `until`."""
-        return [
-            n for n in self.waited_for if n not in self.nodes or self.nodes[n].failed or not self.nodes[n].ended(until)
-        ]
+        return [node for node in self.waited_for if node not in self.nodes or not self.nodes[node].arrived(until)]
 
 
 def line(event: BootEvent) -> str:
@@ -105,6 +121,15 @@ def _row(name: str, progress: Progress | None, now: datetime) -> tuple[Text | Pr
         Text(f"{progress.seconds(now):6.1f} s"),
         Text(safe(remark) or describe(event), "yellow" if remark else "dim"),
     )
+
+
+def _follows(latest: BootEvent, event: BootEvent) -> bool:
+    """Whether an event of the same boot is news. Events come over several ways, late ones after later ones, and the
+    clocks of node and head differ: so stages count first. Only a failure, and what is done about it, leads back.
+    """
+    step = STAGES.index(event.stage) - STAGES.index(latest.stage)
+    back = Status.FAILED in (latest.status, event.status)
+    return step > 0 or (event.at >= latest.at and (step == 0 or back))
 
 
 def _begins_anew(latest: BootEvent, event: BootEvent) -> bool:

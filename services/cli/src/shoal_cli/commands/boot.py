@@ -30,7 +30,9 @@ def boot() -> None:
     epilog=examples("shoal boot watch n[001-100]", "shoal boot watch n017 --until systemd.running --timeout 300")
 )
 @click.argument("target", metavar="[NODES]", required=False)
-@click.option("--until", type=click.Choice([s.value for s in Stage]), help="End when all NODES got here or failed.")
+@click.option(
+    "--until", type=click.Choice([s.value for s in Stage]), help="End when all NODES got here, or failed for good."
+)
 @click.option("--timeout", type=float, metavar="SECONDS", help="With --until: give up after so long.")
 @pass_session
 def watch(session: Session, target: str | None, until: str | None, timeout: float | None) -> None:
@@ -59,25 +61,31 @@ async def follow(
 ) -> list[str]:
     """Show the boots of these nodes: a table that is redrawn on a terminal, a line for each event elsewhere.
 
-    `began` is called when events are being heard. Returns the nodes that did not reach `until`: failed, or `timeout`
-    seconds are over. Without `until` it goes on for ever.
+    `began` is called when events are being heard. Returns the nodes that did not reach `until`: failed and no more was
+    heard, or `timeout` seconds are over. Without `until` it goes on for ever.
     """
+    now = asyncio.get_running_loop().time
     watch_, only = Watch(tuple(chosen)), set(chosen)
     console = Console()
     show = _Board(console, watch_, chosen) if console.is_terminal else _Lines()
     try:
-        async with asyncio.timeout(timeout), bus.events(BOOT_EVENTS, BootEvent) as events:
+        async with asyncio.timeout(timeout) as limit, bus.events(BOOT_EVENTS, BootEvent) as events:
+            deadline = limit.when()
             with show:
                 began()
                 async for _, _, event in events:
                     if event.node in only:
-                        watch_.hear(event)
+                        watch_.hear(event, now())
                         show.hear(event)
-                    if until is not None and watch_.ended(until):
-                        break
+                    if until is not None:
+                        limit.reschedule(_earlier(deadline, watch_.settles(until)))
     except TimeoutError:
         pass  # what is missing then is the answer
     return watch_.missing(until) if until is not None else []
+
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    return min((time for time in (one, other) if time is not None), default=None)
 
 
 class _Lines:
