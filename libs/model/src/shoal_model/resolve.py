@@ -3,8 +3,9 @@
 Pure functions over records. Higher levels win; lists replace, properties merge key by key.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 from shoal_model.records import (
     BootConfig,
@@ -19,6 +20,8 @@ from shoal_model.records import (
     RootfsRelease,
     Settings,
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,50 +68,53 @@ def boot_network(cluster: Cluster) -> tuple[str, Network]:
 
 def effective(cluster: Cluster, node_id: str) -> Effective:
     """Decide every value of one node. Raises Unresolvable, naming the record that is missing."""
-    node = cluster.nodes.get(node_id)
-    if node is None:
-        raise Unresolvable(f"there is no node {node_id!r}")
+    layers = _Layers(levels(cluster, node_id))
+    node = cluster.nodes[node_id]
     network_name, network = _network_of(cluster, node_id, node)
-    layers = levels(cluster, node_id)
-    sources: dict[str, str] = {}
-
-    def first(field: str, default: object) -> object:
-        for source, settings in layers:
-            value = _field(settings, field)
-            if value is not None:
-                sources[field] = source
-                return value
-        sources[field] = "default"
-        return default
-
-    properties: dict[str, str] = {}
-    for source, settings in reversed(layers):
-        if isinstance(settings, Settings):
-            properties.update(settings.properties)
-            sources.update({f"properties.{key}": source for key in settings.properties})
-    image = first("image", None)
-    rootfs = first("rootfs", [])
-    keys = first("authorized_keys", [])
-    assert image is None or isinstance(image, str)
-    assert isinstance(rootfs, list)
-    assert isinstance(keys, list)
     return Effective(
         id=node_id,
         node=node,
         name=node.name or node_id,
         network_name=network_name,
         network=network,
-        image=image,
-        parameters=str(first("boot.parameters", "")),
-        loader=Loader(str(first("boot.loader", Loader.AUTO))),
-        style=BootStyle(str(first("boot.style", BootStyle.RORAM))),
-        root_size=str(first("boot.root_size", "50%")),
-        tmp_size=str(first("boot.tmp_size", "25%")),
-        rootfs=tuple(rootfs),
-        authorized_keys=tuple(keys),
-        properties=properties,
-        sources=sources,
+        image=layers.first("image", None),
+        parameters=layers.first("boot.parameters", ""),
+        loader=layers.first("boot.loader", Loader.AUTO),
+        style=layers.first("boot.style", BootStyle.RORAM),
+        root_size=layers.first("boot.root_size", "50%"),
+        tmp_size=layers.first("boot.tmp_size", "25%"),
+        rootfs=tuple(layers.first("rootfs", list[str]())),
+        authorized_keys=tuple(layers.first("authorized_keys", list[str]())),
+        properties=layers.properties(),
+        sources=layers.sources,
     )
+
+
+class _Layers:
+    """What the records say about a node, nearest first. `sources` remembers whose word was taken for each field."""
+
+    def __init__(self, layers: Sequence[tuple[str, Settings | BootConfig]]) -> None:
+        self.sources: dict[str, str] = {}
+        self._layers = layers
+
+    def first(self, field: str, default: T) -> T:
+        """The nearest value of a field that stands in the models with the type of its default."""
+        for source, settings in self._layers:
+            value = _field(settings, field)
+            if value is not None:
+                self.sources[field] = source
+                return cast("T", value)
+        self.sources[field] = "default"
+        return default
+
+    def properties(self) -> dict[str, str]:
+        """All properties, each with its nearest value."""
+        merged: dict[str, str] = {}
+        for source, settings in reversed(self._layers):
+            if isinstance(settings, Settings):
+                merged.update(settings.properties)
+                self.sources.update({f"properties.{key}": source for key in settings.properties})
+        return merged
 
 
 def levels(cluster: Cluster, node_id: str) -> list[tuple[str, Settings | BootConfig]]:
