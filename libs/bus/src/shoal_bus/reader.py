@@ -61,26 +61,9 @@ async def read(
 
     A stream that ends before what was already read is another one now: `restart` begins with it, else Unavailable.
     """
-    position, told, failures = after, False, 0
+    position, told = after, False
     while True:
-        link = await connection.link()
-        try:
-            if position > 0 and position > (last := await last_sequence(connection, stream)):
-                if not restart:
-                    raise ReplacedStream(
-                        f"stream {stream} was made anew (it ends at {last}, not {position}): start over"
-                    )
-                log.warning("bus.stream_replaced stream=%s ends=%d position=%d", stream, last, position)
-                position = 0
-            consumer = await _create(connection, stream, pattern, position, latest=latest and position == 0)
-        except Unavailable as error:
-            if isinstance(error, ReplacedStream):
-                raise
-            failures += 1
-            connection.counts["read_errors"] += 1
-            log.warning("bus.read stream=%s attempts=%d error=%s", stream, failures, error)
-            await asyncio.sleep(random.uniform(0, min(0.1 * 2 ** min(failures, 10), _LONGEST_PAUSE)))
-            continue
+        link, consumer, position = await _begin(connection, stream, pattern, position, latest=latest, restart=restart)
         name, waiting = consumer["name"], int(consumer["num_pending"])
         try:
             if not told and waiting == 0:
@@ -88,7 +71,6 @@ async def read(
                 yield None
             async with aclosing(_deliveries(link, stream, name)) as deliveries:
                 async for message in deliveries:
-                    failures = 0
                     position = message.sequence
                     yield message
                     waiting -= 1
@@ -100,6 +82,40 @@ async def read(
             log.info("bus.read_again stream=%s after=%d reason=%s", stream, position, error)
         finally:
             await _delete(link, stream, name)
+
+
+async def _begin(
+    connection: Connection, stream: str, pattern: str, position: int, *, latest: bool, restart: bool
+) -> tuple[Link, Mapping[str, Any], int]:
+    """A link, a consumer on it, and the position behind which it begins; tried with growing pauses until there is one.
+
+    Raises ReplacedStream.
+    """
+    failures = 0
+    while True:
+        link = await connection.link()
+        try:
+            position = await _resumed(connection, stream, position, restart=restart)
+            consumer = await _create(connection, stream, pattern, position, latest=latest and position == 0)
+        except ReplacedStream:
+            raise
+        except Unavailable as error:
+            failures += 1
+            connection.counts["read_errors"] += 1
+            log.warning("bus.read stream=%s attempts=%d error=%s", stream, failures, error)
+            await asyncio.sleep(random.uniform(0, min(0.1 * 2 ** min(failures, 10), _LONGEST_PAUSE)))
+        else:
+            return link, consumer, position
+
+
+async def _resumed(connection: Connection, stream: str, position: int, *, restart: bool) -> int:
+    """Where to go on in a stream that was read up to `position`: there, or at 0 if it was made anew since."""
+    if position == 0 or position <= (last := await last_sequence(connection, stream)):
+        return position
+    if not restart:
+        raise ReplacedStream(f"stream {stream} was made anew (it ends at {last}, not {position}): start over")
+    log.warning("bus.stream_replaced stream=%s ends=%d position=%d", stream, last, position)
+    return 0
 
 
 class ReplacedStream(Unavailable):
