@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shoal_cli.up import machine, plan
-from shoal_cli.up.process import LogFile, Process
+from shoal_cli.up.process import Process
 from shoal_cli.up.supervisor import Supervisor
 
 PROGRAM = """
@@ -112,6 +112,22 @@ async def test_what_keeps_failing_is_started_less_and_less_often(tmp_path: Path,
     assert delays[0] <= 0.5 <= delays[2] <= 2.0
 
 
+async def test_a_disk_without_room_for_a_log_ends_no_program(tmp_path: Path, said: list[str]) -> None:
+    log = tmp_path / "log"
+    log.symlink_to("/dev/full")
+    process = Process(program("service", "good"), log, said.append)
+    keeping = asyncio.create_task(process.keep())
+    await until(lambda: any("| hello" in line for line in said))
+    assert process.pid is not None
+    assert not keeping.done()
+    await process.stop(10)
+    await keeping
+    told = [line for line in said if "cannot write" in line]
+    assert len(told) == 1
+    assert told[0].startswith(f"cannot write {log}: No space left on device")
+    assert said[-1] == "      service | drained"
+
+
 async def test_what_does_not_end_is_killed(tmp_path: Path, said: list[str]) -> None:
     process = Process(program("service", "deaf"), tmp_path / "log", said.append)
     keeping = asyncio.create_task(process.keep())
@@ -163,16 +179,6 @@ def test_two_on_one_state_directory_are_refused(tmp_path: Path) -> None:
     with machine.locked(tmp_path):
         pass
     assert machine.owner(tmp_path) is None
-
-
-def test_a_full_log_makes_room(tmp_path: Path) -> None:
-    log = LogFile(tmp_path / "x.log", limit=100)
-    for number in range(30):
-        log.write(b"line %d" % number)
-    log.close()
-    assert (tmp_path / "x.log").stat().st_size < 120
-    assert (tmp_path / "x.log.1").stat().st_size < 120
-    assert (tmp_path / "x.log").read_text().splitlines()[-1] == "line 29"
 
 
 def test_interfaces_and_addresses() -> None:

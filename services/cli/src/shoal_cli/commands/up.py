@@ -1,6 +1,7 @@
 """`shoal up`: one head on one machine."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -89,14 +90,22 @@ def down(state: Path) -> None:
     out(f"stopped the head on {state}")
 
 
+def say(line: str) -> None:
+    """A line for the operator. A stderr that takes none, on a full disk or without a reader, is no reason for a head to
+    end; what services say is in their logs, too.
+    """
+    with contextlib.suppress(OSError):
+        note(line)
+
+
 async def _run(head: plan.Head, server: Path, scripts: Path, document: dict[str, Any] | None) -> None:
     config = head.state / "nats.conf"
     config.write_text(plan.nats_config(head, socket.gethostname()))
     write_context(head.state, head.nats)
-    supervisor = Supervisor(head.state / "log", note)
+    supervisor = Supervisor(head.state / "log", say)
 
     async def story() -> None:
-        note(f"head {head.address} on {head.interface}, state in {head.state}, bus {server}")
+        say(f"head {head.address} on {head.interface}, state in {head.state}, bus {server}")
         await supervisor.answering([supervisor.start(plan.nats_program(server, config, os.environ))])
         programs = plan.services(head, scripts, os.environ)
         await supervisor.answering([supervisor.start(program) for program in programs])
@@ -117,5 +126,5 @@ async def _apply(head: plan.Head, document: dict[str, Any]) -> None:
     except BusError as error:
         raise Failure(f"the configuration was not applied: {error}") from error
     for line in changes.lines(reply.changes):
-        note(line)
-    note(changes.summary(reply.changes, dry_run=False, revision=reply.revision))
+        say(line)
+    say(changes.summary(reply.changes, dry_run=False, revision=reply.revision))

@@ -12,34 +12,14 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from shoal_cli.terminal import safe_lines, text_of
+from shoal_cli.up.log_file import LogFile
 from shoal_cli.up.plan import CannotStart, Program, backoff, ending
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _BAD_SETTINGS = 2  # what a service exits with when it cannot understand its settings
 _SETTLED = 60.0  # seconds after which a program counts as running well
 _MAX_LINE = 16384
-_MAX_LOG = 20_000_000
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class LogFile:
-    """A log of bounded length: when it is full, it becomes `<name>.1` and a new one begins."""
-
-    def __init__(self, path: Path, limit: int = _MAX_LOG) -> None:
-        self._path, self._limit = path, limit
-        self._file = path.open("ab", buffering=0)
-
-    def write(self, line: bytes) -> None:
-        """Append one line."""
-        if self._file.tell() > self._limit:
-            self._file.close()
-            self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-            self._file = self._path.open("ab", buffering=0)
-        self._file.write(line + b"\n")
-
-    def close(self) -> None:
-        """Write no more."""
-        self._file.close()
 
 
 class Process:
@@ -63,7 +43,7 @@ class Process:
 
     async def keep(self) -> None:
         """Run the program, again and again, until `stop`. Raises CannotStart if its settings are wrong."""
-        log = LogFile(self._log)
+        log = LogFile(self._log, self._say)
         try:
             while not self._stopping.is_set():
                 started = time.monotonic()
