@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from shoal_bus import streams
 from shoal_bus.api import Bus
-from shoal_bus.errors import Invalid
+from shoal_bus.errors import Invalid, Unavailable
 
 Clients = Callable[[], Awaitable[Bus]]
 
@@ -37,6 +37,24 @@ async def test_events_are_kept_and_read_in_order(clients: Clients) -> None:
     assert sequences == sorted(set(sequences))
     async with bus.events("evt.test.>", Event, since=sequences[2]) as events, asyncio.timeout(5):
         assert (await anext(events))[2].number == 3
+
+
+async def test_the_latest_of_each_subject_and_then_no_more(clients: Clients) -> None:
+    bus = await clients()
+    assert list(await bus.latest("evt.test.>", Event)) == []
+    for number, name in enumerate(("a", "b", "a", "c")):
+        await bus.emit(f"evt.test.{name}.happened", Event(number=number))
+    await bus.emit("evt.other.a.happened", Event(number=9))
+    await bus.emit("evt.test.b.happened", Strange(name="x"))
+    found = await bus.latest("evt.test.*.happened", Event)
+    assert [(subject, event.number) for _, subject, event in found] == [
+        ("evt.test.a.happened", 2),
+        ("evt.test.c.happened", 3),
+    ]
+    assert [sequence for sequence, _, _ in found] == [3, 4]
+    await bus.close()
+    with pytest.raises(Unavailable):
+        await bus.latest("evt.test.>", Event, timeout=0.2)
 
 
 async def test_new_events_alone(clients: Clients) -> None:

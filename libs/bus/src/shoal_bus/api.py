@@ -139,6 +139,11 @@ class Bus(Protocol):
         beginning, n those behind sequence n. What does not fit `message` is logged, counted and skipped.
         """
 
+    async def latest(self, subject: str, message: type[M], *, timeout: float = 5.0) -> Sequence[tuple[int, str, M]]:
+        """The newest stored event of each subject, those that are there now, in order: what `events` gives. Raises
+        Unavailable after `timeout` seconds.
+        """
+
     async def enqueue(self, subject: str, message: BaseModel, *, id: str) -> None:  # noqa: A002
         """Put work into the queue JOBS. While a job with this id waits or runs, the same id changes nothing."""
 

@@ -290,6 +290,13 @@ class MemoryBus:
             if content is not None:
                 yield position, subject, content
 
+    async def latest(self, subject: str, message: type[M], *, timeout: float = 5.0) -> Sequence[tuple[int, str, M]]:
+        self._reachable()
+        newest = {where: (number, body) for number, (where, body) in enumerate(self._broker.events, 1)}
+        found = [(number, where, body) for where, (number, body) in newest.items() if matches(subject, where)]
+        read = [(number, where, self._fitting(where, body, message)) for number, where, body in sorted(found)]
+        return [(number, where, content) for number, where, content in read if content is not None]
+
     async def enqueue(self, subject: str, message: BaseModel, *, id: str) -> None:  # noqa: A002
         self._reachable()
         where = streams.job_subject(subject, id)

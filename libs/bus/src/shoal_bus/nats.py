@@ -144,15 +144,30 @@ class NatsBus:
     ) -> AsyncGenerator[tuple[int, str, M], None]:
         async with aclosing(messages):
             async for stored in messages:
-                if stored is None:
-                    continue
-                try:
-                    body = codec.expand(stored.body, stored.headers.get(codec.CONTENT_ENCODING))
-                    content = codec.decode(body, message)
-                except Invalid as error:
-                    self._unfit(stored.subject, error)
-                    continue
-                yield stored.sequence, stored.subject, content
+                if stored is not None and (content := self._content(stored, message)) is not None:
+                    yield stored.sequence, stored.subject, content
+
+    def _content(self, stored: Stored, message: type[M]) -> M | None:
+        try:
+            body = codec.expand(stored.body, stored.headers.get(codec.CONTENT_ENCODING))
+            return codec.decode(body, message)
+        except Invalid as error:
+            self._unfit(stored.subject, error)
+            return None
+
+    async def latest(self, subject: str, message: type[M], *, timeout: float = 5.0) -> Sequence[tuple[int, str, M]]:
+        messages = read(self.connection, subjects.EVENTS_STREAM, subject, after=0, latest=True)
+        found = []
+        try:
+            async with asyncio.timeout(timeout), aclosing(messages):
+                async for stored in messages:
+                    if stored is None:  # that was all there is
+                        break
+                    if (content := self._content(stored, message)) is not None:
+                        found.append((stored.sequence, stored.subject, content))
+        except TimeoutError:
+            raise Unavailable(f"the stored events of {subject} could not be read within {timeout:g} s") from None
+        return found
 
     async def enqueue(self, subject: str, message: BaseModel, *, id: str) -> None:  # noqa: A002
         await jobs.enqueue(self.connection, subject, codec.encode(message), id, schema(type(message)))
