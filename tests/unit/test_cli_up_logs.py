@@ -49,7 +49,7 @@ def test_a_full_disk_is_told_of_once_and_tried_again(tmp_path: Path) -> None:
     log.write(b"five")
     log.write(b"six")
     assert path.read_text() == "\nfive\nsix\n"
-    assert said[1:] == [f"{path} is written again; 4 lines are missing in it"]
+    assert said[1:] == [f"{path} is written again; lines missing in it: 4"]
     log.close()
 
 
@@ -65,7 +65,7 @@ def test_a_folder_that_is_not_there_is_one_too(tmp_path: Path) -> None:
     assert path.read_text().split() == ["two"]
     assert [line.split(":")[0] for line in said] == [
         f"cannot write {path}",
-        f"{path} is written again; 1 lines are missing in it",
+        f"{path} is written again; lines missing in it",
     ]
 
 

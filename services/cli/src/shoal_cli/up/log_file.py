@@ -47,7 +47,7 @@ class LogFile:
             self._missing += 1
             return
         if self._missing:
-            self._say(f"{self._path} is written again; {self._missing} lines are missing in it")
+            self._say(f"{self._path} is written again; lines missing in it: {self._missing}")
             self._missing = 0
 
     def close(self) -> None:
