@@ -88,6 +88,16 @@ def test_the_bus_listens_in_the_boot_network_alone(head: Head) -> None:
     }
 
 
+def test_nodes_are_answered_in_the_boot_network_alone(head: Head) -> None:
+    listening = run(head.space, "ss", "-Hlntu").splitlines()
+    doors = {(line.split()[0], line.split()[4]) for line in listening}
+    assert {("udp", "10.77.0.1:69"), ("udp", "10.77.0.1:6666")} <= doors
+    assert {("tcp", f"10.77.0.1:{port}") for port in (8080, 8081, 8082)} <= doors
+    # DHCP's are broadcasts: that socket is bound to the interface
+    everywhere = {(kind, where) for kind, where in doors if not where.startswith(("10.77.0.1:", "127.0.0.1:"))}
+    assert everywhere == {("udp", "0.0.0.0%br0:67")}
+
+
 def test_the_services_answer_what_the_contract_says(head: Head, space: Namespace) -> None:
     script = """
 import asyncio, json, sys, nats

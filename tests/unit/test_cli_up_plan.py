@@ -35,7 +35,14 @@ def test_every_service_runs_once_with_the_operators_settings_and_the_heads_on_to
     for program in programs:
         assert program.env["SHOAL_STORE"] == "/big"
         assert program.env["SHOAL_NATS"] == "nats://10.77.0.1:4222"
+        assert program.env["SHOAL_LISTEN"] == "10.77.0.1"
         assert program.health == f"http://{program.env['SHOAL_METRICS']}/readyz"
+
+
+@pytest.mark.parametrize(("given", "listen"), [("0.0.0.0", "0.0.0.0"), ("10.0.0.1", "10.0.0.1"), ("", "10.77.0.1")])
+def test_the_operator_may_have_nodes_answered_elsewhere(given: str, listen: str) -> None:
+    programs = plan.services(HEAD, Path("/venv/bin"), {"SHOAL_LISTEN": given})
+    assert {program.env["SHOAL_LISTEN"] for program in programs} == {listen}
 
 
 @pytest.mark.parametrize(

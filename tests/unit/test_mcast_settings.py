@@ -18,7 +18,7 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_defaults_serve_a_gigabit_head() -> None:
     settings = parse(Service.MCASTD, Settings, [])
     assert (settings.rate, settings.gather, settings.groups) == (110e6, 15, "239.77.0.0/16")
-    assert (settings.http, settings.metrics) == ("0.0.0.0:8081", "127.0.0.1:9106")
+    assert (str(settings.listen), settings.metrics) == ("0.0.0.0", "127.0.0.1:9106")
     assert settings.image_store == Path("/var/lib/shoal/store")
 
 
@@ -32,7 +32,8 @@ def test_the_store_may_lie_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     ("flag", "value"),
     [
         ("--gather", "0.5"), ("--gather", "soon"), ("--rate", "0"), ("--groups", "10.0.0.0/8"),
-        ("--groups", "239.77.0.1/16"), ("--groups", "239.77.0.0/30"), ("--interface", "a/b"), ("--http", "8081"),
+        ("--groups", "239.77.0.1/16"), ("--groups", "239.77.0.0/30"), ("--interface", "a/b"),
+        ("--listen", "10.77.0.1:8081"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_ends_the_program_and_is_named(

@@ -42,7 +42,7 @@ class Head:
             }
         )
         self.release(b"first")
-        places = Places(self.store, self.own, (folder / "loaders",), ("0.0.0.0", 8080))
+        places = Places(self.store, self.own, (folder / "loaders",))
         self.files = BootFiles(self, places, self.events.append, lambda: AT, lambda: self.seconds)
 
     @property
@@ -106,11 +106,6 @@ async def test_a_script_is_an_event_when_it_has_arrived(head: Head) -> None:
 
 async def test_a_script_points_to_the_head_that_was_asked(head: Head) -> None:
     assert "kernel http://10.77.0.2:8080/shoal" in (await head.text("boot.ipxe", N002)).replace("--name kernel ", "")
-
-
-def test_an_http_door_with_an_address_of_its_own_is_found_there(head: Head) -> None:
-    places = Places(head.store, head.own, (), ("10.77.0.7", 80))
-    assert places.base(N001) == places.base(N002) == "http://10.77.0.7:80"
 
 
 async def test_a_node_between_two_releases_gets_the_kernel_of_its_script(head: Head) -> None:

@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_origin
 
@@ -59,6 +60,12 @@ class ServiceSettings(BaseSettings):
         return value
 
 
+class ListeningSettings(ServiceSettings):
+    """What a service is told that nodes speak to directly. Its ports are those of `shoal_model.ports`."""
+
+    listen: IPv4Address = Field(IPv4Address("0.0.0.0"), description="IPv4 address of this head that nodes speak to")
+
+
 S = TypeVar("S", bound=ServiceSettings)
 
 
@@ -81,7 +88,7 @@ def parse(service: Service, settings: type[S], arguments: Sequence[str] | None =
 
 def _with_own_port(service: Service, settings: type[S], given: Mapping[str, Any]) -> S:
     parsed = settings(**given)
-    if "metrics" in parsed.model_fields_set or settings.model_fields["metrics"].default != _NO_PORT:
+    if "metrics" in parsed.model_fields_set:
         return parsed
     return settings(**given, metrics=f"127.0.0.1:{ports.METRICS[service]}")
 

@@ -4,14 +4,12 @@ import re
 
 from pydantic import Field, field_validator
 
-from shoal_model import ports
 from shoal_service.settings import ServiceSettings
 
 
 class Settings(ServiceSettings):
     """What dhcp needs to know before it reaches the bus."""
 
-    metrics: str = f"127.0.0.1:{ports.METRICS['dhcp']}"
     interface: str = Field(description="the network interface that nodes boot from, for instance eth1")
 
     @field_validator("interface")

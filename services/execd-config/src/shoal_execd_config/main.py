@@ -4,11 +4,11 @@ from aiohttp import web
 
 from shoal_execd_config.handlers import Options
 from shoal_execd_config.settings import Settings
+from shoal_model import ports
 from shoal_model.subjects import Service
 from shoal_service.errors import Fatal
 from shoal_service.records import RecordsView
 from shoal_service.run import Context, run
-from shoal_service.settings import host_port
 from shoal_service.store import BlobStore
 
 
@@ -22,7 +22,7 @@ async def serve(context: Context[Settings]) -> None:
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         try:
-            await _listen(runner, context.settings.http)
+            await _listen(runner, str(context.settings.listen))
             await context.bus.serve(Service.EXECD_CONFIG, context.version, options.endpoints)
             context.ready()
             await options.supply_waiting()
@@ -30,12 +30,12 @@ async def serve(context: Context[Settings]) -> None:
             await runner.cleanup()
 
 
-async def _listen(runner: web.AppRunner, where: str) -> None:
-    host, port = host_port(where)
+async def _listen(runner: web.AppRunner, address: str) -> None:
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, address, ports.OPTIONS_HTTP).start()
     except OSError as error:
-        raise Fatal(f"cannot listen on {where} (SHOAL_HTTP): {error.strerror}; choose another port") from error
+        where = f"{address}:{ports.OPTIONS_HTTP}"
+        raise Fatal(f"cannot serve HTTP at {where}: {error.strerror}; set SHOAL_LISTEN") from error
 
 
 def main() -> None:

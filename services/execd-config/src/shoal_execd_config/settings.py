@@ -4,15 +4,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from shoal_model import ports
-from shoal_service.settings import HostPort, ServiceSettings
+from shoal_service.settings import ListeningSettings
 
 
-class Settings(ServiceSettings):
+class Settings(ListeningSettings):
     """What execd-config needs to know before it reaches the bus."""
 
-    metrics: HostPort = f"127.0.0.1:{ports.METRICS['execd-config']}"
-    http: HostPort = Field(f"0.0.0.0:{ports.OPTIONS_HTTP}", description="where nodes fetch contents by digest")
     store: Path | None = Field(None, description="image store of this head, if it has one (default: STATE/store)")
 
     @property

@@ -5,10 +5,10 @@ from datetime import timedelta
 
 from shoal_fleet import service
 from shoal_fleet.settings import FleetSettings
+from shoal_model import ports
 from shoal_model.subjects import Service
 from shoal_service.records import RecordsView
 from shoal_service.run import Context, run
-from shoal_service.settings import host_port
 
 
 async def body(context: Context[FleetSettings]) -> None:
@@ -16,7 +16,7 @@ async def body(context: Context[FleetSettings]) -> None:
     settings = context.settings
     options = service.Options(
         logs=settings.state / "logs",
-        log_address=host_port(settings.stage_log),
+        log_address=(str(settings.listen), ports.STAGE_LOG),
         lost_after=timedelta(seconds=settings.lost_after),
     )
     async with RecordsView.open(context.bus) as view:

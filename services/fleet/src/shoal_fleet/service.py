@@ -195,6 +195,6 @@ async def _listen(address: tuple[str, int], make: Callable[[], LogSocket]) -> as
         transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(make, local_addr=address)
     except OSError as error:
         host, port = address
-        advice = "stop what listens there, or choose another address with SHOAL_STAGE_LOG"
+        advice = "stop what listens there, or choose another address with SHOAL_LISTEN"
         raise Fatal(f"cannot listen for stage logs on UDP {host}:{port}: {error.strerror}; {advice}") from error
     return transport

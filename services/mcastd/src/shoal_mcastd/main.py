@@ -16,7 +16,7 @@ async def body(context: Context[Settings]) -> None:
     """Serve images until cancelled."""
     settings, bus = context.settings, context.bus
     store = BlobStore(settings.image_store)
-    async with RecordsView.open(bus) as view, http_door.served(settings.http, store):
+    async with RecordsView.open(bus) as view, http_door.served(str(settings.listen), store):
         sessions = Sessions(Head(bus, context.tasks, view, store, settings, context.log, context.now))
 
         async def hear(subject: str, event: BootEvent) -> None:

@@ -22,7 +22,6 @@ from shoal_mcastd.transmitter import Route
 from shoal_model import ports, resolve, subjects
 from shoal_model.messages import BootEvent, JoinReply, JoinRequest, LeaveRequest, SessionInfo
 from shoal_service.records import RecordsView
-from shoal_service.settings import host_port
 from shoal_service.store import BlobStore
 
 _MOST = 8
@@ -218,7 +217,6 @@ class Sessions:
 
     def _reply(self, session: Session, receiver: int) -> JoinReply:
         geometry, route = session.image.geometry, session.route
-        _, http_port = host_port(self._head.settings.http)
         return JoinReply(
             session=session.number,
             source=route.source,
@@ -229,5 +227,5 @@ class Sessions:
             size=geometry.size,
             symbol_size=geometry.symbol_size,
             block_symbols=geometry.block_symbols,
-            http=f"http://{route.source}:{http_port}/blobs/{session.image.digest}",
+            http=f"http://{route.source}:{ports.IMAGE_HTTP}/blobs/{session.image.digest}",
         )

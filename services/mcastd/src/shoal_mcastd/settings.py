@@ -6,19 +6,16 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from shoal_model import ports
-from shoal_service.settings import HostPort, ServiceSettings
+from shoal_service.settings import ListeningSettings
 
 
-class Settings(ServiceSettings):
+class Settings(ListeningSettings):
     """What mcastd needs to know before it reaches the bus."""
 
-    metrics: HostPort = f"127.0.0.1:{ports.METRICS['mcastd']}"
     store: Path | None = Field(None, description="the image store; default: <state>/store")
     interface: str | None = Field(
         None, description="interface that nodes boot from; default: the head's address decides"
     )
-    http: HostPort = Field(f"0.0.0.0:{ports.IMAGE_HTTP}", description="where images are served over HTTP ranges")
     gather: float = Field(15.0, ge=1, le=600, description="seconds to wait for nodes that are booting the same image")
     rate: float = Field(110e6, ge=1e5, description="bytes per second of all sessions together, at most")
     groups: str = Field("239.77.0.0/16", description="IPv4 multicast groups that sessions may use")

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from shoal_model import names
+from shoal_model import names, ports
 from shoal_model.messages import BootEvent, Status
 from shoal_model.records import ImageManifest
 from shoal_model.resolve import Snapshot
@@ -22,7 +22,6 @@ from shoal_tftp.boots import Boots
 from shoal_tftp.files import NotServed
 
 Details = dict[str, str | int | float | bool]
-_EVERY_ADDRESS = "0.0.0.0"
 _STAGES = {paths.Part.KERNEL: Stage.LOADER_KERNEL, paths.Part.INITRD: Stage.LOADER_INITRD}
 
 
@@ -56,17 +55,11 @@ class Offer:
 
 @dataclass(frozen=True)
 class Places:
-    """Where files lie, and where the HTTP door listens."""
+    """Where files lie."""
 
     store: BlobStore
     own: Path
     loaders: tuple[Path, ...]
-    http: tuple[str, int]
-
-    def base(self, asker: Asker) -> str:
-        """The URL of the HTTP door: at the address that this client asked, unless the door has one of its own."""
-        host, port = self.http
-        return f"http://{asker.head if host == _EVERY_ADDRESS else host}:{port}"
 
 
 class Records(Protocol):
@@ -149,7 +142,7 @@ class BootFiles:
         decided = await self._decide(node, asker, ipxe=ipxe)
         refused = decided.reason if isinstance(decided, plan.Refusal) else None
         boot = secrets.token_hex(8) if node is None else self._boots.ask(node, self._seconds(), refused)
-        base = self._places.base(asker)
+        base = f"http://{asker.head}:{ports.BOOT_HTTP}"
         if isinstance(decided, plan.Refusal):
             text = scripts.ipxe_refusal(decided, boot, base) if ipxe else scripts.pxelinux_refusal(decided)
         elif ipxe:

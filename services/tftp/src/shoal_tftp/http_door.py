@@ -42,7 +42,7 @@ class HttpDoor:
                 await web.TCPSite(runner, *listen, backlog=4096).start()
             except OSError as error:
                 raise Fatal(
-                    f"cannot serve HTTP at {listen[0]}:{listen[1]}: {error.strerror}; set SHOAL_HTTP"
+                    f"cannot serve HTTP at {listen[0]}:{listen[1]}: {error.strerror}; set SHOAL_LISTEN"
                 ) from error
             yield int(runner.addresses[0][1])
         finally:

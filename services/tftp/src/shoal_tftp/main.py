@@ -3,10 +3,10 @@
 import asyncio
 import resource
 
+from shoal_model import ports
 from shoal_model.subjects import Service
 from shoal_service.records import RecordsView
 from shoal_service.run import Context, run
-from shoal_service.settings import host_port
 from shoal_service.store import BlobStore
 from shoal_tftp.announcer import Announcer
 from shoal_tftp.handlers import BootFiles, Places
@@ -17,15 +17,15 @@ from shoal_tftp.tftp_door import TftpDoor
 
 async def serve(context: Context[TftpSettings]) -> None:
     """Open both doors, and keep them open until cancelled."""
-    settings = context.settings
+    settings, address = context.settings, str(context.settings.listen)
     loop = asyncio.get_running_loop()
     announcer = Announcer(context.bus)
     store = BlobStore(settings.image_store)
-    places = Places(store, settings.tftpboot, tuple(settings.loaders), host_port(settings.http))
+    places = Places(store, settings.tftpboot, tuple(settings.loaders))
     async with RecordsView.open(context.bus) as records, asyncio.TaskGroup() as tasks:
         files = BootFiles(records, places, announcer, context.now, loop.time)
-        tftp = TftpDoor(files, host_port(settings.tftp), settings.transfers)
-        async with HttpDoor(files, store, settings.transfers).open(host_port(settings.http)):
+        tftp = TftpDoor(files, (address, ports.TFTP), settings.transfers)
+        async with HttpDoor(files, store, settings.transfers).open((address, ports.BOOT_HTTP)):
             sending = tasks.create_task(announcer.run())
             context.ready()
             try:

@@ -4,15 +4,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from shoal_model import ports
-from shoal_service.settings import HostPort, ServiceSettings
+from shoal_service.settings import ListeningSettings
 
 
-class TftpSettings(ServiceSettings):
+class TftpSettings(ListeningSettings):
     """The boot file server: one virtual tree over TFTP and HTTP, with loader scripts rendered when asked for."""
 
-    tftp: HostPort = Field(f"0.0.0.0:{ports.TFTP}", description="IPv4 address and port of the TFTP door")
-    http: HostPort = Field(f"0.0.0.0:{ports.BOOT_HTTP}", description="address and port of the HTTP door")
     tftpboot: Path = Field(Path("/var/lib/tftpboot"), description="directory of the operator's own files")
     store: Path | None = Field(None, description="the image store of this head, in the state directory if not given")
     loaders: list[Path] = Field(

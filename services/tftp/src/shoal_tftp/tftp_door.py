@@ -81,7 +81,7 @@ class TftpDoor:
             self._socket.bind(listen)
         except OSError as error:
             self._socket.close()
-            raise Fatal(f"cannot serve TFTP at {listen[0]}:{listen[1]}: {error.strerror}; set SHOAL_TFTP") from error
+            raise Fatal(f"cannot serve TFTP at {listen[0]}:{listen[1]}: {error.strerror}; set SHOAL_LISTEN") from error
 
     async def serve(self) -> None:
         """Answer until cancelled; then let transfers come to their end for a few seconds."""

@@ -82,7 +82,10 @@ def nats_program(server: Path, config: Path, env: Mapping[str, str]) -> Program:
 
 
 def services(head: Head, scripts: Path, env: Mapping[str, str]) -> list[Program]:
-    """One of each service. What the operator set as SHOAL_* goes on to them; what a head decides is put on top."""
+    """One of each service. What the operator set as SHOAL_* goes on to them; what a head decides is put on top.
+
+    Nodes are answered at the boot network's address alone, unless the operator set another SHOAL_LISTEN.
+    """
     result = []
     for service in Service:
         metrics = f"127.0.0.1:{ports.METRICS[service]}"
@@ -90,6 +93,7 @@ def services(head: Head, scripts: Path, env: Mapping[str, str]) -> list[Program]
             "SHOAL_NATS": head.nats,
             "SHOAL_STATE": str(head.state),
             "SHOAL_INTERFACE": head.interface,
+            "SHOAL_LISTEN": env.get("SHOAL_LISTEN") or head.address,
             "SHOAL_METRICS": metrics,
             "PYTHONUNBUFFERED": "1",
         }
