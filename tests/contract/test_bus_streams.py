@@ -191,6 +191,28 @@ async def test_a_job_whose_worker_went_silent_goes_to_another(
             await job.done()
 
 
+async def test_a_job_on_which_its_workers_died_comes_to_be_told_of_but_not_for_ever(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"JOB_SILENCE": 0.3, "JOB_ATTEMPTS": 2, "JOB_DELIVERIES": 3}.items():
+        monkeypatch.setattr(streams, name, value)
+    bus = await clients()
+    await bus.enqueue("job.test.make", Work(name="deadly"), id="id")
+    async with asyncio.timeout(20):
+        for attempt in (1, 2, 3):
+            async with bus.work("job.test.>", Work) as jobs:
+                job = await anext(jobs)
+                assert (job.message.name, job.attempt) == ("deadly", attempt)
+        async with bus.work("job.test.>", Work) as jobs:
+            following = asyncio.ensure_future(anext(jobs))
+            while bus.counts["jobs_given_up"] == 0:  # noqa: ASYNC110 - nothing tells us when it is
+                await asyncio.sleep(0.02)
+            await bus.enqueue("job.test.make", Work(name="next"), id="id")
+            job = await following
+            assert (job.message.name, job.attempt) == ("next", 1)
+            await job.done()
+
+
 async def test_a_job_is_given_up_in_the_end_and_may_be_put_again(clients: Clients) -> None:
     bus = await clients()
     await bus.enqueue("job.test.make", Work(name="hopeless"), id="id")

@@ -199,11 +199,9 @@ async def test_a_worker_that_stops_gives_its_build_up(
     assert ended.is_set()
 
 
-@pytest.mark.parametrize(("attempt", "told"), [(1, []), (JOB_ATTEMPTS, [m.Status.FAILED])])
-async def test_what_only_the_bus_lacked_is_tried_again_and_told_in_the_end(
-    places: Places, attempt: int, told: list[m.Status]
-) -> None:
-    alone = MemoryBus()  # no registry answers
+async def _alone(places: Places, attempt: int) -> tuple[list[str], list[m.JobDone]]:
+    """What a worker does with a job, and tells of it, while no registry answers."""
+    alone = MemoryBus()
     ends: list[str] = []
 
     async def say(word: str) -> None:
@@ -219,15 +217,32 @@ async def test_what_only_the_bus_lacked_is_tried_again_and_told_in_the_end(
         still_working=lambda: say("alive"),
     )
     await Worker(alone, places, 3, log=structlog.stdlib.get_logger("test"), now=now).work(job)
-    assert [word for word in ends if word != "alive"] == ["again"]
     await alone.emit("evt.job.j1.done", m.JobDone(job="j1", image="compute", status=m.Status.OK, at=now()))
-    statuses: list[m.Status] = []
+    told: list[m.JobDone] = []
     async with alone.events("evt.job.j1.done", m.JobDone, since=0) as events:
         async for _, _, done in events:
             if done.status is m.Status.OK:
                 break
-            statuses.append(done.status)
-    assert statuses == told
+            told.append(done)
+    return [word for word in ends if word != "alive"], told
+
+
+@pytest.mark.parametrize(("attempt", "statuses"), [(1, []), (JOB_ATTEMPTS, [m.Status.FAILED])])
+async def test_what_only_the_bus_lacked_is_tried_again_and_told_in_the_end(
+    places: Places, attempt: int, statuses: list[m.Status]
+) -> None:
+    ends, told = await _alone(places, attempt)
+    assert ends == ["again"]
+    assert [done.status for done in told] == statuses
+
+
+async def test_a_build_on_which_its_workers_died_is_not_tried_again_but_told(places: Places) -> None:
+    ends, told = await _alone(places, JOB_ATTEMPTS + 1)
+    assert ends == ["done"]
+    assert [(done.job, done.image, done.status) for done in told] == [("j1", "compute", m.Status.FAILED)]
+    assert told[0].reason == (
+        "image-builder ended in the middle of this build 5 times: see its log, then `shoal image build compute`"
+    )
 
 
 async def test_an_image_that_is_not_recorded_is_not_found(bus: Bus, places: Places, tmp_path: Path) -> None:

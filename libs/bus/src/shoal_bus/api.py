@@ -50,8 +50,9 @@ class Write:
 class Job(Generic[M]):
     """A piece of work: its subject (without the id), its message, and how to tell the queue how it went.
 
-    `attempt` counts from 1. `again(seconds)` on attempt `streams.JOB_ATTEMPTS` gives the job up, and so does a worker
-    that dies that often: what it should have said on `evt.job.<id>.done` it must say before `again`.
+    `attempt` counts from 1. `again(seconds)` on attempt `streams.JOB_ATTEMPTS` gives the job up: what is to be said on
+    `evt.job.<id>.done` must be said before. A job on which that many workers died comes with a greater `attempt`: it is
+    not to be tried any more, only to be told of, then `done()`. Beyond `streams.JOB_DELIVERIES` it does not come.
     """
 
     subject: str

@@ -323,7 +323,7 @@ class MemoryBus:
             free.attempts += 1
             free.free_at = loop.time() + streams.JOB_SILENCE
             content = self._fitting(free.subject, free.body, message)
-            if content is None or free.attempts > streams.JOB_ATTEMPTS:
+            if content is None or free.attempts > streams.JOB_DELIVERIES:
                 self._give_up(free)
                 continue
             yield self._job(free, content)

@@ -66,7 +66,7 @@ async def _jobs(connection: Connection, subject: str, message: type[M]) -> Async
 
 
 async def _job(connection: Connection, delivery: Stored, message: type[M]) -> Job[M] | None:
-    """The job in a delivery; one that cannot be done, or was tried too often, is taken out of the queue."""
+    """The job in a delivery; one that cannot be read, or was given out too often, is taken out of the queue."""
     where, _, identity = delivery.subject.rpartition(".")
 
     async def done() -> None:
@@ -81,7 +81,7 @@ async def _job(connection: Connection, delivery: Stored, message: type[M]) -> Jo
     async def still_working() -> None:
         await _tell(connection, delivery, b"+WPI")
 
-    if delivery.attempt > streams.JOB_ATTEMPTS:
+    if delivery.attempt > streams.JOB_DELIVERIES:
         await _give_up(connection, delivery, f"its worker died {delivery.attempt - 1} times")
         return None
     try:

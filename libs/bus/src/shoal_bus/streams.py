@@ -14,6 +14,8 @@ _GIGABYTE = 1 << 30
 
 JOB_ATTEMPTS = 5
 """How often a job is tried before it is given up."""
+JOB_DELIVERIES = 2 * JOB_ATTEMPTS
+"""How often a job is given out at most: beyond `JOB_ATTEMPTS` no longer to be tried, only to be told of."""
 JOB_SILENCE = 60.0
 """Seconds after which a job of which nothing is heard goes to another worker."""
 BATCH_LIMIT = 900

@@ -42,6 +42,9 @@ _RETRY = 5.0
 _TIMEOUT = 10.0
 _STEPS = 64
 """More than an assembly has."""
+_ABANDONED = (
+    "image-builder ended in the middle of this build {times} times: see its log, then `shoal image build {name}`"
+)
 _SECONDS = Histogram("shoal_image_build_seconds", "Time of a build", buckets=(1, 2, 5, 10, 20, 40, 80, 160, 320))
 _BUILDS = Counter("shoal_image_builds", "Builds by how they ended", ["status"])
 _REFUSALS = (MissingModule, LayerError, NotWhatWasPacked, CommandFailed, OSError)
@@ -74,6 +77,12 @@ class Worker:
         log = self._log.bind(job=each.id, image=name, attempt=each.attempt)
         log.info("image.build")
         token = secrets.token_hex(8)  # the same job done anew tells of new events
+        if each.attempt > JOB_ATTEMPTS:
+            log.error("image.abandoned")
+            reason = _ABANDONED.format(times=JOB_ATTEMPTS, name=name)
+            await self._tell_done(token, self._done(each, Status.FAILED, reason=reason))
+            await each.done()
+            return
         try:
             async with _alive(each):
                 with _SECONDS.time():
