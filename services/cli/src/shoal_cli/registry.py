@@ -11,6 +11,7 @@ from shoal_bus.errors import Conflict, NotFound
 from shoal_cli import changes, nodesets
 from shoal_cli.session import Failure
 from shoal_cli.terminal import interactive, note, out, safe
+from shoal_model import names
 from shoal_model.messages import (
     Action,
     ApplyRequest,
@@ -58,6 +59,22 @@ async def nodes(bus: Bus, text: str | None, known: RecordsReply | None = None) -
     if strangers:
         raise NotFound(f"not registered: {nodesets.fold(strangers)}")
     return wanted
+
+
+async def node(bus: Bus, text: str) -> str:
+    """The one node of a set. Raises NotFound as `nodes` does."""
+    found = await nodes(bus, text)
+    if len(found) > 1:
+        raise click.UsageError(f"{safe(text)} are {len(found)} nodes ({nodesets.fold(found)}): name one of them")
+    return found[0]
+
+
+def named(text: str) -> str:
+    """`text` if it can be the name of a record; else an error of usage."""
+    try:
+        return names.name(text)
+    except ValueError as error:
+        raise click.UsageError(safe(str(error))) from error
 
 
 def expand(text: str, groups: dict[str, list[str]] | None = None) -> list[str]:

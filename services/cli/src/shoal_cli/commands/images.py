@@ -5,12 +5,13 @@ from datetime import datetime
 from typing import Self
 
 import click
-from pydantic import AwareDatetime
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from shoal_bus.api import Bus
+from shoal_cli import registry
 from shoal_cli.options import examples, output, pass_session
+from shoal_cli.releases import JobEvent
 from shoal_cli.session import Failure, Session
 from shoal_cli.terminal import Format, out, plain, safe, show_data, show_table, size
 from shoal_model.messages import (
@@ -19,24 +20,11 @@ from shoal_model.messages import (
     CommitRootfsReply,
     CommitRootfsRequest,
     Empty,
-    Message,
     ModulesReply,
     SessionsReply,
     Status,
 )
 from shoal_model.subjects import Service, rpc
-
-
-class JobEvent(Message):
-    """What `evt.job.<id>.progress` and `evt.job.<id>.done` have in common: `status` tells which it is."""
-
-    job: str
-    step: str | None = None
-    fraction: float | None = None
-    status: Status | None = None
-    reason: str | None = None
-    digest: str | None = None
-    at: AwareDatetime
 
 
 @click.command(epilog=examples("shoal image build compute --wait"))
@@ -49,6 +37,7 @@ def build(session: Session, name: str, wait: bool, timeout: float) -> None:
 
     Nothing is built if the same inputs gave an image before. A build that waits or runs already is joined.
     """
+    registry.named(name)
     session.run(lambda bus: _build(bus, name, timeout) if wait else _enqueue(bus, name))
 
 
@@ -146,7 +135,8 @@ def module_list(session: Session, form: Format) -> None:
 def commit(session: Session, name: str) -> None:
     """Pack the tree of a Root FS customization as it is on the head's disk now: what nodes get from here on."""
     subject = rpc(Service.IMAGE_BUILDER, "commit-rootfs")
-    reply = session.run(lambda bus: bus.call(subject, CommitRootfsRequest(name=name), CommitRootfsReply, timeout=300.0))
+    request = CommitRootfsRequest(name=registry.named(name))
+    reply = session.run(lambda bus: bus.call(subject, request, CommitRootfsReply, timeout=300.0))
     out(f"rootfs {name}: {reply.files} entries, {size(reply.archive.size)}, sha256 {reply.archive.sha256[:12]}")
 
 

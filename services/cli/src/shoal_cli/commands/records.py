@@ -10,9 +10,9 @@ from shoal_bus.api import Bus
 from shoal_bus.errors import NotFound
 from shoal_cli import fields, registry
 from shoal_cli.options import dry_run, examples, output, pass_session, yes
+from shoal_cli.releases import READERS, Release
 from shoal_cli.session import Session
 from shoal_cli.terminal import Format, plain, safe, show_data, show_table
-from shoal_model import names
 from shoal_model.messages import ChangeReply, ChangeRequest, Operation, RecordsReply
 from shoal_model.records import Kind
 
@@ -99,16 +99,19 @@ def _list(noun: Noun) -> click.Command:
     @output
     @pass_session
     def command(session: Session, target: str | None, form: Format) -> None:
-        async def body(bus: Bus) -> dict[str, dict[str, Any]]:
+        async def body(bus: Bus) -> tuple[dict[str, dict[str, Any]], dict[str, Release]]:
             known = await registry.records(bus, noun.kind)
-            return {name: known.records[name] for name in await _named(bus, noun, target, known)}
+            found = {name: known.records[name] for name in await _named(bus, noun, target, known)}
+            return found, await _releases(bus, noun, found)
 
-        found = session.run(body)
+        found, made = session.run(body)
         if form is not Format.TABLE:
-            show_data(found, form)
+            show_data({name: _with_release(record, made.get(name)) for name, record in found.items()}, form)
             return
-        headers = [str(noun.kind), *("host name" if c == "name" else c for c in noun.columns)]
-        show_table(headers, [[name, *(_cell(name, record, c) for c in noun.columns)] for name, record in found.items()])
+        more = READERS[noun.kind].columns if noun.kind in READERS else ()
+        headers = [str(noun.kind), *("host name" if c == "name" else c for c in noun.columns), *more]
+        rows = [[name, *(_cell(name, record, c) for c in noun.columns)] for name, record in found.items()]
+        show_table(headers, [[*row, *(made[row[0]].cells if row[0] in made else ())] for row in rows])
 
     return command
 
@@ -119,7 +122,11 @@ def _show(noun: Noun) -> click.Command:
     @output
     @pass_session
     def command(session: Session, name: str, form: Format) -> None:
-        found = session.run(lambda bus: registry.records(bus, noun.kind, _name(name))).records[name]
+        async def body(bus: Bus) -> dict[str, Any]:
+            found = (await registry.records(bus, noun.kind, registry.named(name))).records
+            return _with_release(found[name], (await _releases(bus, noun, found)).get(name))
+
+        found = session.run(body)
         if form is Format.TABLE:
             show_table(["field", "value"], [[safe(k), plain(v)] for k, v in fields.flatten(found).items()])
         else:
@@ -140,7 +147,7 @@ def _add(noun: Noun) -> click.Command:
         record = _merged({}, _parsed(assignments))
 
         def edit(now: RecordsReply) -> list[Operation]:
-            if _name(name) in now.records:
+            if registry.named(name) in now.records:
                 raise click.UsageError(f"{noun.kind} {name} exists already: change it with `shoal {noun.kind} set`")
             return [registry.put(noun.kind, name, record)]
 
@@ -242,22 +249,24 @@ async def _named(bus: Bus, noun: Noun, target: str | None, known: RecordsReply |
     known = known or await registry.records(bus, noun.kind)
     if target is None:
         return sorted(known.records)
-    if _name(target) not in known.records:
+    if registry.named(target) not in known.records:
         raise NotFound(f"there is no {noun.kind} {target!r}")
     return [target]
+
+
+async def _releases(bus: Bus, noun: Noun, found: dict[str, dict[str, Any]]) -> dict[str, Release]:
+    """What was made of these records; nothing for kinds of which nothing is made."""
+    return await READERS[noun.kind].read(bus, found) if noun.kind in READERS else {}
+
+
+def _with_release(record: dict[str, Any], release: Release | None) -> dict[str, Any]:
+    return record if release is None else {**record, "release": release.data}
 
 
 def _known(noun: Noun, now: RecordsReply, name: str) -> dict[str, Any]:
     if name not in now.records:
         raise NotFound(f"{noun.kind} {name} was removed in the meantime")
     return now.records[name]
-
-
-def _name(text: str) -> str:
-    try:
-        return names.name(text)
-    except ValueError as error:
-        raise click.UsageError(safe(str(error))) from error
 
 
 def _parsed(assignments: Sequence[str]) -> dict[str, Any]:
