@@ -169,6 +169,14 @@ def test_the_registrys_no_is_one_sentence(cluster: FakeCluster, capsys: pytest.C
         (["exec", "n001", "--timeout", "0", "--", "true"], "--timeout must be"),
         (["boot", "watch", "--until", "lunch"], "lunch"),
         (["discovered", "register", "n003", "--address", "10.77"], "not an IPv4 address"),
+        (["image", "build", "N_X"], "'N_X' is not a name"),
+        (["image", "build", "../x", "--wait"], "'../x' is not a name"),
+        (["rootfs", "commit", "A"], "'A' is not a name"),
+        (["image", "show", "../x"], "'../x' is not a name"),
+        (["preview", "n[001-002]"], "n[001-002] are 2 nodes (n[001-002]): name one of them"),
+        (["boot", "why", "@*"], "@* are 2 nodes (n[001-002]): name one of them"),
+        (["exec", "n001", "--", *["x"] * 4097], "command: List should have at most 4096 items"),
+        (["exec", "n001", "--", *["x"] * 4097], "(given: ['x', 'x'"),
     ],
 )
 def test_wrong_usage_ends_with_2(
@@ -190,6 +198,25 @@ def test_show_node_tells_where_values_come_from(cluster: FakeCluster, capsys: py
     cluster.answer(Service.REGISTRY, "show-node", m.ShowNodeRequest, m.ShowNodeReply(node="n001", values=values))
     assert cluster.shoal("node", "show", "n001") == 0
     assert "n001  image  compute  template compute" in capsys.readouterr().out
+
+
+def test_show_node_puts_what_is_overridden_beneath(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    hidden = [
+        m.OverriddenValue(value="console=ttyS0", source="template compute"),
+        m.OverriddenValue(value="quiet\x1b", source="global"),
+    ]
+    value = m.EffectiveValue(field="boot.parameters", value="console=ttyS1", source="host n001", overridden=hidden)
+    reply = m.ShowNodeReply(node="n001", values=[value, value.model_copy(update={"overridden": []})])
+    cluster.answer(Service.REGISTRY, "show-node", m.ShowNodeRequest, reply)
+    assert cluster.shoal("node", "show", "n001") == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "NODE FIELD VALUE FROM",
+        "n001 boot.parameters console=ttyS1 host n001",
+        "n001 (console=ttyS0 template compute)",
+        "n001 (quiet\\x1b global)",
+        "n001 boot.parameters console=ttyS1 host n001",
+    ]
 
 
 def test_status_knows_nodes_that_fleet_does_not_and_fails_for_lost_ones(

@@ -7,10 +7,14 @@ import traceback
 from collections.abc import Sequence
 
 import click
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from shoal_cli.root import shoal
 from shoal_cli.session import Session
 from shoal_cli.terminal import note, safe
+
+_SHOWN = 60
 
 
 def main() -> None:
@@ -44,10 +48,27 @@ def run(arguments: Sequence[str], session: Session | None = None) -> int:
     except OSError as error:
         note(f"shoal: {safe(str(error))}")
         return 1
+    except ValidationError as error:
+        _debug()
+        for problem in error.errors(include_url=False):
+            note(f"shoal: {_told(problem)}")
+        return click.UsageError.exit_code
     except Exception as error:
-        if os.environ.get("SHOAL_DEBUG"):
-            traceback.print_exc()
+        _debug()
         told = safe(str(error)) or "no message"
         note(f"shoal: {type(error).__name__}: {told}. This is a bug in shoal; SHOAL_DEBUG=1 shows where.")
         return 1
     return status if isinstance(status, int) else 0
+
+
+def _debug() -> None:
+    if os.environ.get("SHOAL_DEBUG"):
+        traceback.print_exc()
+
+
+def _told(problem: ErrorDetails) -> str:
+    """What is wrong with a value that no message may hold: its field, the value and what was expected."""
+    field = ".".join(str(part) for part in problem["loc"])
+    value, message = repr(problem["input"]), problem["msg"].removeprefix("Value error, ")
+    given = "" if value in message else f" (given: {value if len(value) <= _SHOWN else value[:_SHOWN] + '…'})"
+    return safe(f"{field}: {message}{given}")

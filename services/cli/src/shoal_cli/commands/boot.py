@@ -135,7 +135,7 @@ def why(session: Session, node: str, lines: int, form: Format) -> None:
     """
 
     async def body(bus: Bus) -> tuple[Boot, str]:
-        name = (await registry.nodes(bus, node))[0]
+        name = await registry.node(bus, node)
         boots = await bus.call(rpc(Service.FLEET, "boots"), BootsRequest(nodes=[name]), BootsReply)
         if not boots.boots or not boots.boots[0].events:
             raise NotFound(

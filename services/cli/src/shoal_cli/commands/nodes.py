@@ -15,6 +15,7 @@ from shoal_cli.terminal import Format, out, plain, safe, show_data, show_table, 
 from shoal_model import names
 from shoal_model.messages import (
     ChangeReply,
+    EffectiveValue,
     Empty,
     Machine,
     MachinesReply,
@@ -39,7 +40,7 @@ _ARCHITECTURES = {0: "BIOS", 6: "UEFI ia32", 7: "UEFI x64", 9: "UEFI x64", 11: "
 @output
 @pass_session
 def show(session: Session, target: str, form: Format) -> None:
-    """Show nodes with every value decided, and where each value comes from."""
+    """Show nodes with every value decided, where each value comes from, and in brackets what it overrides."""
 
     async def body(bus: Bus) -> list[ShowNodeReply]:
         subject = rpc(Service.REGISTRY, "show-node")
@@ -50,12 +51,14 @@ def show(session: Session, target: str, form: Format) -> None:
     if form is not Format.TABLE:
         show_data({reply.node: [value.model_dump() for value in reply.values] for reply in replies}, form)
         return
-    rows = [
-        [reply.node, safe(value.field), plain(value.value), safe(value.source)]
-        for reply in replies
-        for value in reply.values
-    ]
+    rows = [[reply.node, *row] for reply in replies for value in reply.values for row in _decided(value)]
     show_table(["node", "field", "value", "from"], rows)
+
+
+def _decided(value: EffectiveValue) -> list[list[str]]:
+    """Field, value and source, and beneath it what the levels farther from the node say."""
+    rows = [[safe(value.field), plain(value.value), safe(value.source)]]
+    return rows + [["", f"({plain(hidden.value)}", f"{safe(hidden.source)})"] for hidden in value.overridden]
 
 
 @click.command()

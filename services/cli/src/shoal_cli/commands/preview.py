@@ -35,7 +35,7 @@ def preview(session: Session, node: str, path: str | None, form: Format) -> None
     """
 
     async def body(bus: Bus) -> tuple[PreviewReply, bytes | None]:
-        name = (await registry.nodes(bus, node))[0]
+        name = await registry.node(bus, node)
         reply = await bus.call(
             rpc(Service.EXECD_CONFIG, "preview"), PreviewRequest(node=name), PreviewReply, timeout=60.0
         )
