@@ -5,11 +5,13 @@ import os
 import socket
 import struct
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import aiofiles
 import structlog
+from aiofiles.threadpool.binary import AsyncFileIO
 from prometheus_client import Counter, Gauge
 
 from shoal_service.errors import Fatal
@@ -163,8 +165,8 @@ class TftpDoor:
         asker = Asker(client[0], local, Door.TFTP)
         try:
             offer = await self._files.offer(request.filename, asker)
-            with ExitStack() as held:
-                sender, transfer = self._transfer(held, request, offer, client, local)
+            async with AsyncExitStack() as held:
+                sender, transfer = await self._transfer(held, request, offer, client, local)
                 self._visits[client].transfer = transfer
                 with _ACTIVE.track_inprogress():
                     ended = await transfer.run()
@@ -182,16 +184,15 @@ class TftpDoor:
             if visit is not None and visit.task is asyncio.current_task():
                 del self._visits[client]
 
-    def _transfer(
-        self, held: ExitStack, request: ReadRequest, offer: Offer, client: Address, local: str
+    async def _transfer(
+        self, held: AsyncExitStack, request: ReadRequest, offer: Offer, client: Address, local: str
     ) -> tuple[Sender, Transfer]:
         """The sender for an offer, on a socket bound to the address that was asked. `held` keeps socket and file."""
-        body: bytes | int
+        body: bytes | AsyncFileIO
         if isinstance(offer.body, bytes):
             body, size = offer.body, len(offer.body)
         else:
-            body, size = descriptor, _ = _open(offer.body)
-            held.callback(os.close, descriptor)
+            body, size = await _open(held, offer.body)
         sock = held.enter_context(_socket(local))
         limits = Limits(block_size=_path_mtu(local, client) - _HEADERS)
         try:
@@ -250,10 +251,15 @@ def _path_mtu(local: str, client: Address) -> int:
         return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
 
 
-def _open(path: Path) -> tuple[int, int]:
-    """A file descriptor and the size of a file whose real path was checked before. Raises NotServed."""
+async def _open(held: AsyncExitStack, path: Path) -> tuple[AsyncFileIO, int]:
+    """A file whose real path was checked before, and its size; `held` closes it. Raises NotServed."""
+
+    def at_once(name: str, flags: int) -> int:
+        # Should a FIFO have taken its place, nobody waits for who writes into it.
+        return os.open(name, flags | os.O_NONBLOCK)
+
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        file = await held.enter_async_context(aiofiles.open(path, "rb", buffering=0, opener=at_once))
     except OSError as error:
         raise NotServed(f"{path.name} cannot be read: {error.strerror}", worth_a_log=True) from error
-    return descriptor, os.fstat(descriptor).st_size
+    return file, os.fstat(file.fileno()).st_size

@@ -1,8 +1,8 @@
 """One TFTP transfer: a `Sender` on a socket of its own, driven by the event loop."""
 
 import asyncio
-import os
 import socket
+from typing import Protocol
 
 from shoal_tftp_protocol import Address, ContentWanted, Ended, Sender
 
@@ -10,20 +10,27 @@ _LARGEST = 2048
 """Octets of a datagram that are looked at: a client sends ACKs and ERRORs alone."""
 
 
+class Reads(Protocol):
+    """An open file, at its beginning."""
+
+    async def read(self, size: int, /) -> bytes:
+        """The next `size` bytes, or as many as there are."""
+
+
 class Transfer:
     """Runs a sender until it ends. `body` is the content itself, or the file that holds it.
 
-    Files are read ahead, in a thread: the loop never waits for a disk.
+    Files are read ahead: the loop never waits for a disk.
     """
 
-    def __init__(self, sender: Sender, sock: socket.socket, body: bytes | int) -> None:
+    def __init__(self, sender: Sender, sock: socket.socket, body: bytes | Reads) -> None:
         self._loop = asyncio.get_running_loop()
         self._sender = sender
         self._socket = sock
         self._body = body
         self._ended: asyncio.Future[Ended] = self._loop.create_future()
         self._alarm: asyncio.TimerHandle | None = None
-        self._reading: asyncio.Future[bytes] | None = None
+        self._reading: asyncio.Task[bytes] | None = None
 
     @property
     def heard(self) -> bool:
@@ -46,7 +53,7 @@ class Transfer:
             if self._alarm is not None:
                 self._alarm.cancel()
             if self._reading is not None:
-                # The thread must be out of the file before it is closed.
+                # Whoever reads must be out of the file before it is closed.
                 await asyncio.wait([self._reading])
 
     def _readable(self) -> None:
@@ -94,10 +101,11 @@ class Transfer:
             content = self._body[wanted.offset : wanted.offset + wanted.size]
             self._sender.receive_content(content, self._loop.time())
             return
-        self._reading = self._loop.run_in_executor(None, os.pread, self._body, wanted.size, wanted.offset)
+        # A sender wants its content in order and once, so that the file already stands at the offset.
+        self._reading = self._loop.create_task(self._body.read(wanted.size))
         self._reading.add_done_callback(self._fetched)
 
-    def _fetched(self, reading: asyncio.Future[bytes]) -> None:
+    def _fetched(self, reading: asyncio.Task[bytes]) -> None:
         self._reading = None
         if reading.cancelled() or self._ended.done():
             return
