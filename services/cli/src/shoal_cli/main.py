@@ -4,11 +4,10 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from shoal_cli.root import shoal
 from shoal_cli.session import Session
@@ -50,8 +49,8 @@ def run(arguments: Sequence[str], session: Session | None = None) -> int:
         return 1
     except ValidationError as error:
         _debug()
-        for problem in error.errors(include_url=False):
-            note(f"shoal: {_told(problem)}")
+        for told in _told(error):
+            note(f"shoal: {told}")
         return click.UsageError.exit_code
     except Exception as error:
         _debug()
@@ -66,9 +65,10 @@ def _debug() -> None:
         traceback.print_exc()
 
 
-def _told(problem: ErrorDetails) -> str:
-    """What is wrong with a value that no message may hold: its field, the value and what was expected."""
-    field = ".".join(str(part) for part in problem["loc"])
-    value, message = repr(problem["input"]), problem["msg"].removeprefix("Value error, ")
-    given = "" if value in message else f" (given: {value if len(value) <= _SHOWN else value[:_SHOWN] + '…'})"
-    return safe(f"{field}: {message}{given}")
+def _told(error: ValidationError) -> Iterator[str]:
+    """What is wrong with values that no message may hold: the field, what was expected and what was given."""
+    for problem in error.errors(include_url=False):
+        field, value = ".".join(str(part) for part in problem["loc"]), repr(problem["input"])
+        message = problem["msg"].removeprefix("Value error, ")
+        given = "" if value in message else f" (given: {value if len(value) <= _SHOWN else value[:_SHOWN] + '…'})"
+        yield safe(f"{field}: {message}{given}")
