@@ -120,6 +120,7 @@ class Lab:
         if node.receiver.image.complete and node.done_at is None:
             node.done_at = self.now
             answers += [node.receiver.farewell()] * 3
+            node.dead = True  # as the client, which ends then; if all three are lost, it is missed by its silence
         for answer in answers:
             if self.random.random() >= node.loss:
                 self.at(self.now + DELAY, lambda a=answer: self.sender.receive(a, node.address, self.now))  # type: ignore[misc]
