@@ -159,6 +159,25 @@ def test_a_node_that_never_booted(head: Head) -> None:
     assert "failed on n[001-002] (2 of 2)" in executed.stderr
 
 
+def test_an_automatic_build_that_failed_is_seen_with_its_reason(head: Head) -> None:
+    """There is no module here to build anything from."""
+    head.shoal("image", "add", "bare", "flavor=bookworm", "version=1.0")
+    head.shoal("rootfs", "add", "motd")
+
+    def state() -> str:
+        told: str = json.loads(head.shoal("image", "list", "-o", "json"))["bare"]["release"]["state"]
+        return told
+
+    wait_for(lambda: state().startswith("build failed"), head)
+    assert "holds no module core for bookworm 1.0" in head.shoal("image", "list")
+    assert "not committed" in head.shoal("rootfs", "list")
+    assert "not committed" in head.shoal("rootfs", "show", "motd")
+    refused = head.try_shoal("image", "build", "N_X")
+    assert (refused.returncode, "'N_X' is not a name" in refused.stderr) == (2, True)
+    head.shoal("image", "rm", "bare", "-y")
+    head.shoal("rootfs", "rm", "motd", "-y")
+
+
 def test_a_second_up_on_the_same_state_is_refused(head: Head) -> None:
     second = head.try_shoal("up", "--interface", "br0")
     assert second.returncode == 1
