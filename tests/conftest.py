@@ -3,11 +3,16 @@
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from lab.boots import BootLab
 from lab.nats_server import NatsServer
 from shoal_bus.nats import NatsBus
+
+# How long an example takes is a matter of the machine, which others share.
+hypothesis.settings.register_profile("shoal", deadline=None)
+hypothesis.settings.load_profile("shoal")
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def test_a_seed_tells_its_density(missing: int, density: int, counter: int) -> N
     assert 0 <= code.density_for(missing) <= 3
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 200), st.integers(0, 2**32), st.data())
 def test_lost_symbols_come_back(count: int, seed: int, data: st.DataObject) -> None:
     symbols = _symbols(count, 64, seed)

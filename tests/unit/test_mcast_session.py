@@ -164,7 +164,7 @@ def test_a_hundred_receivers_cost_hardly_more_than_two() -> None:
     assert ratios[1] < ratios[0] * 1.15
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     st.floats(0.1, 6.0), st.integers(2, 200), st.floats(0, 0.25), st.floats(0, 0.1), st.floats(0, 0.2),
     st.integers(0, 2**32),
@@ -303,7 +303,7 @@ def test_a_slow_path_slows_the_sender_and_random_loss_does_not() -> None:
     assert node.done_at is not None
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from(range(32)), st.binary(max_size=300), st.booleans()), max_size=30))
 def test_enemy_datagrams_neither_crash_nor_corrupt(datagrams: list[tuple[int, bytes, bool]]) -> None:
     lab = Lab(_geometry(3, 16))

@@ -459,7 +459,7 @@ def test_over_a_good_network_nothing_is_sent_twice(size: int, options: dict[str,
     assert network.carried == blocks + -(-blocks // window) + overhead
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**32),
     size=st.integers(0, 30_000),
@@ -501,7 +501,7 @@ def test_a_little_loss_costs_little_time() -> None:
     assert seconds < 10
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.tuples(st.binary(max_size=60) | st.builds(encode, st.builds(Ack, st.integers(0, 65535))), st.booleans()),
