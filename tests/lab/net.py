@@ -57,3 +57,8 @@ def unblock(space: Space) -> None:
 def slow(space: Space, port: str, rate: str) -> None:
     """Have a port deliver no more than this (`100mbit`) to the machine behind it: tc-tbf(8)."""
     run(space, "tc", "qdisc", "replace", "dev", port, "root", "tbf", "rate", rate, "burst", "64kb", "latency", "50ms")
+
+
+def delivered(space: Space, port: str) -> int:
+    """Bytes that went to the machine behind a port so far."""
+    return int(run(space, "cat", f"/sys/class/net/{port}/statistics/tx_bytes"))
