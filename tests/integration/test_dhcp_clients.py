@@ -161,7 +161,8 @@ async def test_an_unknown_client_gets_nothing_and_is_told_of(lan: Lan, service: 
     text = await said(lan, "busybox", "udhcpc", "-i", client, "-n", "-q", "-t", "4", "-T", "1", "-s", "/bin/true")
     assert "no lease, failing" in text
     await subscription.stop()
-    assert await counted(r'shoal_dhcp_dropped_total\{reason="unknown-mac"\}') == 4
+    # Four were sent; the first may be gone before the link is up. One notice stands for all of them.
+    assert await counted(r'shoal_dhcp_dropped_total\{reason="unknown-mac"\}') in {3, 4}
     assert await counted(r"shoal_dhcp_replies_total\{.*\}") == 0
     ((subject, seen),) = heard
     assert (subject, seen.mac) == ("evt.machine.525400666666.seen", STRANGER)
