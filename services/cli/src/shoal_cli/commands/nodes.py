@@ -1,6 +1,5 @@
 """`shoal node show|status` and `shoal discovered`: what a node is to be, what it is, and machines that are none yet."""
 
-import ipaddress
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import click
 
 from shoal_bus.api import Bus
 from shoal_bus.errors import NotFound
-from shoal_cli import fields, nodesets, registry
+from shoal_cli import additions, fields, nodesets, registry
 from shoal_cli.options import dry_run, examples, output, pass_session
 from shoal_cli.session import Session
 from shoal_cli.terminal import Format, out, plain, safe, show_data, show_table, size
@@ -147,7 +146,10 @@ def discovered_register(
     All are registered by one change, or none. FIELD=VALUE gives fields that all of them get.
     """
     wanted = registry.expand(target)
-    addresses = counting_up(address, len(wanted))
+    try:
+        addresses = additions.counting_up(address, len(wanted))
+    except fields.FieldError as error:
+        raise click.UsageError(safe(str(error))) from error
 
     async def body(bus: Bus) -> ChangeReply:
         machines = choose(await _machines(bus), macs, wanted)
@@ -166,15 +168,6 @@ def discovered_register(
     registry.report(session.run(body), dry_run=dry_run)
     if not dry_run:
         out("they get their address the next time they ask: reboot them, or wait for their firmware to try again")
-
-
-def counting_up(first: str, count: int) -> list[str]:
-    """`count` IPv4 addresses from `first` on. Raises click.UsageError if they would leave the address space."""
-    try:
-        start = ipaddress.IPv4Address(first)
-        return [str(start + step) for step in range(count)]
-    except ipaddress.AddressValueError as error:
-        raise click.UsageError(f"{first!r} is not an IPv4 address: {safe(str(error))}") from error
 
 
 def choose(machines: Sequence[Machine], macs: Sequence[str], wanted: Sequence[str]) -> list[str]:

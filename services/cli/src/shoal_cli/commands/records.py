@@ -8,7 +8,7 @@ import click
 
 from shoal_bus.api import Bus
 from shoal_bus.errors import NotFound
-from shoal_cli import fields, registry
+from shoal_cli import additions, fields, nodesets, registry
 from shoal_cli.options import dry_run, examples, output, pass_session, yes
 from shoal_cli.releases import READERS, Release
 from shoal_cli.session import Session
@@ -26,7 +26,13 @@ class Noun:
     help: str
     add: str
     set: str
+    more: tuple[str, ...] = ()
 
+
+_ADD_NODES = (
+    "Add nodes. Of several, the first gets `address`, the others count up from there, and `mac` lists one for each, "
+    "with commas. All are added by one change, or none."
+)
 
 NOUNS = (
     Noun(
@@ -77,6 +83,7 @@ NOUNS = (
         "The machines of the cluster. Sets are written as ClusterShell writes them: n[001-100], @template, a!b, a&b.",
         "n001 mac=52:54:00:77:00:11 address=10.77.0.11 template=compute",
         "n[001-100]!n017 template=gpu boot.loader=",
+        ("shoal node add n[003-004] mac=52:54:00:77:00:13,52:54:00:77:00:14 address=10.77.0.13 template=compute",),
     ),
 )
 
@@ -137,19 +144,25 @@ def _show(noun: Noun) -> click.Command:
 
 def _add(noun: Noun) -> click.Command:
     @click.command(
-        "add", help="Add a record.", epilog=examples(f"shoal {noun.kind} add {noun.add}"), no_args_is_help=True
+        "add",
+        help=_ADD_NODES if noun.kind is Kind.NODE else "Add a record.",
+        epilog=examples(f"shoal {noun.kind} add {noun.add}", *noun.more),
+        no_args_is_help=True,
     )
-    @click.argument("name")
+    @click.argument("target", metavar=_target(noun))
     @click.argument("assignments", nargs=-1, metavar="FIELD=VALUE...")
     @dry_run
     @pass_session
-    def command(session: Session, name: str, assignments: Sequence[str], dry_run: bool) -> None:
-        record = _merged({}, _parsed(assignments))
+    def command(session: Session, target: str, assignments: Sequence[str], dry_run: bool) -> None:
+        chosen = registry.expand(target) if noun.kind is Kind.NODE else [registry.named(target)]
+        made = _added(chosen, _parsed(assignments))
 
         def edit(now: RecordsReply) -> list[Operation]:
-            if registry.named(name) in now.records:
-                raise click.UsageError(f"{noun.kind} {name} exists already: change it with `shoal {noun.kind} set`")
-            return [registry.put(noun.kind, name, record)]
+            taken = [name for name in chosen if name in now.records]
+            if taken:
+                exist = f"{nodesets.fold(taken)} exist{'s' if len(taken) == 1 else ''}"
+                raise click.UsageError(f"{noun.kind} {exist} already: change it with `shoal {noun.kind} set`")
+            return [registry.put(noun.kind, name, record) for name, record in zip(chosen, made, strict=True)]
 
         reply = session.run(lambda bus: registry.read_and_change(bus, noun.kind, session.author, edit, dry_run=dry_run))
         registry.report(reply, dry_run=dry_run)
@@ -272,6 +285,13 @@ def _known(noun: Noun, now: RecordsReply, name: str) -> dict[str, Any]:
 def _parsed(assignments: Sequence[str]) -> dict[str, Any]:
     try:
         return fields.parse(assignments)
+    except fields.FieldError as error:
+        raise click.UsageError(safe(str(error))) from error
+
+
+def _added(chosen: Sequence[str], wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    try:
+        return additions.records(chosen, wanted)
     except fields.FieldError as error:
         raise click.UsageError(safe(str(error))) from error
 
