@@ -87,8 +87,8 @@ class BootSettings(Record):
 
     config: Name | None = Field(None, description="a boot config whose values lie below the ones given here")
     parameters: KernelParameters | None = Field(None, description="kernel parameters, added behind Shoal's own")
-    loader: Loader | None = None
-    style: BootStyle | None = None
+    loader: Loader | None = Field(None, description="`auto` (by what the firmware can do), `pxelinux` or `ipxe`")
+    style: BootStyle | None = Field(None, description="`roram`: the image read-only in RAM, a tmpfs over it")
     root_size: TmpfsSize | None = Field(None, description="tmpfs for run-time changes of the root; default 50%")
     tmp_size: TmpfsSize | None = Field(None, description="tmpfs at /tmp; default 25%")
 
@@ -96,22 +96,24 @@ class BootSettings(Record):
 class Settings(Record):
     """What may be set on a node, on its host template and globally; the nearest to the node wins (see `resolve`)."""
 
-    image: Name | None = None
+    image: Name | None = Field(None, description="the image it boots")
     boot: BootSettings = BootSettings()
     rootfs: list[Name] | None = Field(None, description="Root FS customizations, applied in this order")
     authorized_keys: list[PublicKey] | None = Field(None, description="OpenSSH public keys that may log in as root")
-    properties: dict[Name, Line] = Field(default_factory=dict)
+    properties: dict[Name, Line] = Field(
+        default_factory=dict, description="generic properties, each defined under `properties`"
+    )
 
 
 class Network(Record):
     """An IPv4 network. Exactly one of a cluster's networks is the boot network."""
 
-    cidr: Ipv4Network
-    boot: bool = False
+    cidr: Ipv4Network = Field(description="for instance `10.77.0.0/24`")
+    boot: bool = Field(False, description="whether nodes boot from this network; exactly one is")
     head: Ipv4 | None = Field(None, description="address of the head in this network; required for the boot network")
-    gateway: Ipv4 | None = None
-    nameservers: list[Ipv4] = Field(default_factory=list, max_length=3)
-    domain: Domain | None = None
+    gateway: Ipv4 | None = Field(None, description="default route of nodes")
+    nameservers: list[Ipv4] = Field(default_factory=list, max_length=3, description="at most three")
+    domain: Domain | None = Field(None, description="domain of the nodes' names")
     description: Line | None = None
 
     @model_validator(mode="after")
@@ -129,10 +131,12 @@ class Network(Record):
 class Image(Record):
     """A node image as an operator defines it; what was built from it is an `ImageRelease`."""
 
-    flavor: Name
-    version: Version
-    modules: list[Name] = Field(default_factory=lambda: ["core"], min_length=1)
-    chroot: Name | None = None
+    flavor: Name = Field(description="edge platform; `bookworm` is what there is")
+    version: Version = Field(description="of the modules: `x.y.z`, or `x.y` or `x` for the newest of these")
+    modules: list[Name] = Field(
+        default_factory=lambda: ["core"], min_length=1, description="`core` is always among them; the default"
+    )
+    chroot: Name | None = Field(None, description="reserved: there are no chroots yet")
     description: Line | None = None
 
     @model_validator(mode="after")
@@ -147,9 +151,9 @@ class Image(Record):
 class BootConfig(Record):
     """A named way to boot, to be shared by nodes and templates through `boot.config`."""
 
-    image: Name | None = None
-    parameters: KernelParameters | None = None
-    loader: Loader | None = None
+    image: Name | None = Field(None, description="the image it boots")
+    parameters: KernelParameters | None = Field(None, description="as `boot.parameters` of a node")
+    loader: Loader | None = Field(None, description="as `boot.loader` of a node")
     description: Line | None = None
 
 
@@ -170,7 +174,7 @@ class Nic(Record):
     """A network interface beside the one that a node boots from."""
 
     mac: MacAddress
-    network: Name
+    network: Name = Field(description="the interface gets the network's name on the node")
     address: Ipv4
 
 
@@ -187,12 +191,12 @@ class Global(Settings):
 class Node(Settings):
     """A machine. Its key is its id, which never changes; `name` is its host name, by default the id."""
 
-    mac: MacAddress
-    address: Ipv4
+    mac: MacAddress = Field(description="of the NIC it boots from")
+    address: Ipv4 = Field(description="of that NIC")
     network: Name | None = Field(None, description="the network of `address`; default: the boot network")
-    name: Name | None = None
-    template: Name | None = None
-    nics: list[Nic] = Field(default_factory=list)
+    name: Name | None = Field(None, description="host name; default: the id")
+    template: Name | None = Field(None, description="host template")
+    nics: list[Nic] = Field(default_factory=list, description="further NICs; see Nic")
     description: Line | None = None
 
 
