@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,3 +134,22 @@ def test_whatever_arrives_boots_stay_few_ordered_and_of_their_own_events(arrived
     for boot in found:
         assert [one.at for one in boot.events] == sorted(one.at for one in boot.events)
         assert all(one.boot in (boot.boot, None) and one in arrived for one in boot.events)
+
+
+@pytest.mark.parametrize("at", [datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)])
+def test_a_clock_at_the_end_of_time_is_borne(at: datetime) -> None:
+    line = Timeline()
+    for stage, boot in ((S.DHCP_OFFER, None), (S.LOADER_CONFIG, "b1"), (S.DHCP_ACK, None), (S.STAGE1_START, "b1")):
+        line.add(BootEvent(node="n001", stage=stage, at=at, boot=boot))
+    line.add(event(S.DHCP_OFFER, 0))
+    line.add(event(S.LOADER_CONFIG, 1, "b2"))
+    assert [boot for boot, _ in shape(line)] == ["b2", "b1"]
+
+
+def test_details_are_cut_in_keys_as_in_values() -> None:
+    line = Timeline()
+    details: dict[str, str | int | float | bool] = {f"{number}-" + "k" * 80_000: "v" for number in range(32)}
+    line.add(event(S.LOADER_CONFIG, 0, "b1").model_copy(update={"details": details}))
+    latest = line.latest("n001")
+    assert latest is not None
+    assert max(len(key) for key in latest.events[0].details) <= 64

@@ -22,7 +22,7 @@ WINDOW = timedelta(minutes=10)
 _ORDER = {stage: index for index, stage in enumerate(Stage)}
 _SAME_STAGE = 8
 _LOOSE = 16
-_DETAILS, _DETAIL = 32, 500
+_DETAILS, _KEY, _DETAIL = 32, 64, 500
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Timeline:
 
 
 def _add_loose(boots: _Boots, event: BootEvent) -> None:
-    following = [boot for boot, began in boots.began.items() if event.at <= began <= event.at + WINDOW]
+    following = [boot for boot, began in boots.began.items() if _leads_to(event, began)]
     if following:
         boot = min(following, key=lambda boot: boots.began[boot])
         _insert(boots.by_id[boot], event)
@@ -93,13 +93,20 @@ def _add(boots: _Boots, event: BootEvent, boot: str) -> None:
     if boot not in boots.by_id:
         boots.by_id[boot], boots.began[boot] = [], event.at
         for loose in boots.loose:
-            if loose.at <= event.at <= loose.at + WINDOW:
+            if _leads_to(loose, event.at):
                 _insert(boots.by_id[boot], loose)
         boots.loose = [loose for loose in boots.loose if loose.at > event.at]
         while len(boots.by_id) > BOOTS:
             oldest = next(iter(boots.by_id))
             del boots.by_id[oldest], boots.began[oldest]
     _insert(boots.by_id[boot], event)
+
+
+def _leads_to(address: BootEvent, began: datetime) -> bool:
+    """Whether a boot that began then may be the one of this address. Times are a node's own, and any at all: a
+    difference of two always exists, a sum need not.
+    """
+    return timedelta(0) <= began - address.at <= WINDOW
 
 
 def _insert(events: list[BootEvent], event: BootEvent) -> None:
@@ -116,8 +123,6 @@ def _insert(events: list[BootEvent], event: BootEvent) -> None:
 
 def _trimmed(event: BootEvent) -> BootEvent:
     """An event whose details are no larger than any stage needs: a node may write what it likes."""
-    if len(event.details) <= _DETAILS and all(len(str(value)) <= _DETAIL for value in event.details.values()):
-        return event
     kept = list(event.details.items())[:_DETAILS]
-    details = {key[:64]: value[:_DETAIL] if isinstance(value, str) else value for key, value in kept}
-    return event.model_copy(update={"details": details})
+    details = {key[:_KEY]: value[:_DETAIL] if isinstance(value, str) else value for key, value in kept}
+    return event if details == event.details else event.model_copy(update={"details": details})
