@@ -125,10 +125,29 @@ def test_versions_follow_the_newest_of_theirs(tmp_path: Path, wanted: str, found
     for version in ("1.0.2", "1.10.0"):
         shutil.copy(first.package, tmp_path / f"shoal-module-core-bookworm_{version}_amd64.deb")
     if found is None:
-        with pytest.raises(shelf.MissingModule, match="shoal-image-builder build-module core --modules"):
+        with pytest.raises(shelf.MissingModule, match="the recipe makes core for bookworm") as refused:
             shelf.find(tmp_path, "core", "bookworm", wanted)
+        assert "offered here: core-bookworm 1.0.1, core-bookworm 1.0.2, core-bookworm 1.10.0;" in str(refused.value)
     else:
         assert f"_{found}_" in shelf.find(tmp_path, "core", "bookworm", wanted).package.name
+
+
+@pytest.mark.parametrize(
+    ("name", "flavor", "version", "advice"),
+    [
+        ("core", "bookworm", "1.0", "build it with: shoal-image-builder build-module core --modules"),
+        ("core", "trixie", "1.0", "the recipe makes core for bookworm 1.0.0"),
+        ("core", "bookworm", "7", "the recipe makes core for bookworm 1.0.0"),
+        ("frob", "bookworm", "1.0", "there is no recipe frob either"),
+    ],
+)
+def test_a_missing_module_is_to_be_built_only_where_its_recipe_makes_it(
+    tmp_path: Path, name: str, flavor: str, version: str, advice: str
+) -> None:
+    with pytest.raises(shelf.MissingModule, match="modules offered here: none") as refused:
+        shelf.find(tmp_path, name, flavor, version)
+    assert advice in str(refused.value)
+    assert ("build-module" in str(refused.value)) == (advice.startswith("build it"))
 
 
 def test_a_missing_runtime_names_its_command(tmp_path: Path) -> None:

@@ -8,16 +8,17 @@ from pathlib import Path
 from shoal_image_builder.layers import deb
 from shoal_image_builder.layers.entry import Entry, LayerError, parse_manifest
 from shoal_image_builder.layers.layer import StoredLayer
-from shoal_image_builder.modules.recipe import RUNTIME
+from shoal_image_builder.modules import recipe
 
 ARCHITECTURE = "amd64"
 FOLDER = "usr/share/shoal/module"
 """Where a module's files lie inside its package."""
+_MODULE = "shoal-module-"
 _FILE = re.compile(rf"(?P<package>[a-z0-9+.-]+)_(?P<version>[0-9]+\.[0-9]+\.[0-9]+)_{ARCHITECTURE}\.deb")
 
 
 class MissingModule(Exception):
-    """No package for a wanted module. The text says which command builds it."""
+    """No package for a wanted module. The text says what there is, and which command builds it where one can."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def read_module(package: Path) -> Module:
 
 def offered(folder: Path) -> list[Module]:
     """Every module in a directory, by name, oldest version first. LayerError if one is damaged."""
-    found = [read_module(path) for path, package in _packages(folder) if package.startswith("shoal-module-")]
+    found = [read_module(path) for path, package in _packages(folder) if package.startswith(_MODULE)]
     return sorted(found, key=lambda module: (module.name, module.flavor, _number(module.version)))
 
 
@@ -87,28 +88,48 @@ def find(folder: Path, name: str, flavor: str, version: str) -> Module:
 
     Raises MissingModule or LayerError.
     """
-    wanted = f"shoal-module-{name}-{flavor}"
-    fitting = [
-        path
-        for path, package in _packages(folder)
-        if package == wanted and (_version(path) == version or _version(path).startswith(f"{version}."))
-    ]
+    wanted = f"{_MODULE}{name}-{flavor}"
+    fitting = [path for path, package in _packages(folder) if package == wanted and _fits(_version(path), version)]
     if not fitting:
         raise MissingModule(
-            f"{folder} holds no module {name} for {flavor} {version}; "
-            f"build it with: shoal-image-builder build-module {name} --modules {folder}"
+            f"{folder} holds no module {name} for {flavor} {version}; {_on_offer(folder)}; "
+            f"{_way_out(folder, name, flavor, version)}"
         )
     return read_module(max(fitting, key=lambda path: _number(_version(path))))
 
 
 def find_runtime(folder: Path) -> Module:
     """The newest runtime. Raises MissingModule or LayerError."""
-    fitting = [path for path, package in _packages(folder) if package == RUNTIME]
+    fitting = [path for path, package in _packages(folder) if package == recipe.RUNTIME]
     if not fitting:
         raise MissingModule(
             f"{folder} holds no runtime for nodes; build it with: shoal-image-builder build-runtime --modules {folder}"
         )
     return read_module(max(fitting, key=lambda path: _number(_version(path))))
+
+
+def _on_offer(folder: Path) -> str:
+    told = [
+        f"{package.removeprefix(_MODULE)} {_version(path)}"
+        for path, package in _packages(folder)
+        if package.startswith(_MODULE)
+    ]
+    return f"modules offered here: {', '.join(told) or 'none'}"
+
+
+def _way_out(folder: Path, name: str, flavor: str, version: str) -> str:
+    """Build it, where there is a recipe for it; else ask for something else."""
+    try:
+        known = recipe.load(name)
+    except (recipe.RecipeError, ValueError):
+        return f"there is no recipe {name} either: correct the modules of the image"
+    if known.flavor == flavor and _fits(known.version, version):
+        return f"build it with: shoal-image-builder build-module {name} --modules {folder}"
+    return f"the recipe makes {known.name} for {known.flavor} {known.version}: correct flavor or version of the image"
+
+
+def _fits(version: str, wanted: str) -> bool:
+    return version == wanted or version.startswith(f"{wanted}.")
 
 
 def _packages(folder: Path) -> list[tuple[Path, str]]:
