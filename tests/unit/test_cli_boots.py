@@ -172,14 +172,14 @@ def test_systemd_that_failed_is_not_reached() -> None:
     assert watch.missing(RUNNING) == ["n1"]
 
 
-async def follow(*events: BootEvent, timeout: float | None = 30) -> list[str]:
-    """`boot.follow` for node n1, with these events once it listens."""
+async def follow(*events: BootEvent, timeout: float | None = 30, subject: str | None = None) -> list[str]:
+    """`boot.follow` for node n1, with these events once it listens, on their own subjects or on this one."""
     bus = MemoryBus()
     emitting: list[asyncio.Task[None]] = []
 
     async def emit() -> None:
         for one in events:
-            await bus.emit(boot_event(one.node, one.stage), one)
+            await bus.emit(subject or boot_event(one.node, one.stage), one)
 
     def began() -> None:
         emitting.append(asyncio.create_task(emit()))
@@ -188,6 +188,12 @@ async def follow(*events: BootEvent, timeout: float | None = 30) -> list[str]:
         missing = await boot_command.follow(bus, ["n1"], until=RUNNING, timeout=timeout, began=began)
     await asyncio.gather(*emitting)
     return missing
+
+
+async def test_what_another_node_says_of_a_node_is_not_believed() -> None:
+    arrived = event(RUNNING, 30, boot="b1")
+    assert await follow(arrived, timeout=0.2, subject=boot_event("n2", RUNNING)) == ["n1"]
+    assert await follow(arrived) == []
 
 
 async def test_following_goes_on_after_a_failure_and_ends_when_it_was_the_last_word(

@@ -1,14 +1,18 @@
 """When a session starts, and which nodes it waits for."""
 
+import time
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from shoal_bus.errors import Unavailable
 from shoal_mcastd.gather import Booting, Gathering, may_start
 from shoal_mcastd.session import choose_group
+from shoal_mcastd.sessions import Head, Sessions
 from shoal_model.messages import BootEvent, Status
-from shoal_model.subjects import Stage
+from shoal_model.subjects import Stage, boot_event
 
 IMAGE, OTHER = "a" * 64, "b" * 64
 
@@ -85,3 +89,13 @@ def test_groups_lie_in_the_range_and_are_never_shared() -> None:
         taken.add(group)
     with pytest.raises(Unavailable, match="in use"):
         choose_group(99, "239.77.3.0/28", taken)
+
+
+def test_what_a_node_says_of_another_is_not_believed() -> None:
+    sessions = Sessions(cast(Head, SimpleNamespace(view=None)))
+    said = _event("n1", Stage.LOADER_CONFIG, image=IMAGE)
+    sessions.hear(boot_event("n2", Stage.LOADER_CONFIG), said)
+    sessions.hear(boot_event("n1", Stage.STAGE1_START), said)
+    assert sessions._booting.awaited(IMAGE, time.monotonic()) == set()
+    sessions.hear(boot_event("n1", Stage.LOADER_CONFIG), said)
+    assert sessions._booting.awaited(IMAGE, time.monotonic()) == {"n1"}

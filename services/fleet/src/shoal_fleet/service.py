@@ -23,7 +23,7 @@ from shoal_fleet.presence import Limits, Standing, Verdict
 from shoal_fleet.stage_logs import StageLogs, boot_name
 from shoal_model.messages import BootEvent, Heartbeat, LogLines, NodeState
 from shoal_model.records import Kind
-from shoal_model.subjects import BOOT_EVENTS, HEARTBEATS, STATE_BUCKET, Service, Stage, node_in
+from shoal_model.subjects import BOOT_EVENTS, HEARTBEATS, STATE_BUCKET, Service, Stage, boot_event, node_in
 from shoal_service.errors import Fatal
 from shoal_service.records import RecordsView
 
@@ -83,7 +83,7 @@ class Fleet:
         """Follow the boot events of all time: the stream holds a week."""
         async with self.bus.events(BOOT_EVENTS, BootEvent, since=0) as events:
             async for _, subject, event in events:
-                if self._fits(subject, event.node, event.boot):
+                if self._fits(subject, event.node, event.boot) and subject == boot_event(event.node, event.stage):
                     self.census.event(event)
                 self._heard += 1
                 self._recent = event.at >= self.now() - _OLD

@@ -20,7 +20,7 @@ async def body(context: Context[Settings]) -> None:
         sessions = Sessions(Head(bus, context.tasks, view, store, settings, context.log, context.now))
 
         async def hear(subject: str, event: BootEvent) -> None:
-            sessions.hear(event)
+            sessions.hear(subject, event)
 
         await bus.subscribe(subjects.BOOT_EVENTS, BootEvent, hear)
         await bus.serve(Service.MCASTD, context.version, Handlers(sessions).endpoints())

@@ -91,8 +91,12 @@ class Sessions:
                 else:
                     session.remove(node)
 
-    def hear(self, event: BootEvent) -> None:
-        """A boot event of any node: it tells who will join soon."""
+    def hear(self, subject: str, event: BootEvent) -> None:
+        """A boot event of any node: it tells who will join soon. A node may publish on its own subjects alone, so what
+        came on another one than it says is somebody else's word, and counts for nothing.
+        """
+        if subject != subjects.boot_event(event.node, event.stage):
+            return
         named = event.details.get("image")
         image = named if isinstance(named, str) else image_of(self._head.view.snapshot, event.node)
         self._booting.hear(event, image, time.monotonic())

@@ -18,7 +18,7 @@ from shoal_cli.session import Failure, Session
 from shoal_cli.terminal import Format, out, safe, safe_lines, show_data, show_table
 from shoal_cli.watching import Watch, board, line
 from shoal_model.messages import Boot, BootEvent, BootsReply, BootsRequest, LogReply, LogRequest, Status
-from shoal_model.subjects import BOOT_EVENTS, Service, Stage, rpc
+from shoal_model.subjects import BOOT_EVENTS, Service, Stage, boot_event, rpc
 
 
 @click.group()
@@ -73,8 +73,9 @@ async def follow(
             deadline = limit.when()
             with show:
                 began()
-                async for _, _, event in events:
-                    if event.node in only:
+                async for _, subject, event in events:
+                    # Nodes may publish on their own subjects alone: what another subject says of one is not its word.
+                    if event.node in only and subject == boot_event(event.node, event.stage):
                         watch_.hear(event, now())
                         show.hear(event)
                     if until is not None:
