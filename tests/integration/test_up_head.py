@@ -212,6 +212,15 @@ def test_it_drains_and_keeps_what_it_was_told(space: Namespace, tmp_path: Path) 
         assert "stopped the head" in head.shoal("down")
         assert head.process.process.wait(5) == 0
         head.start()
+        assert "but nodes are told" not in head.log.read_text()
+        head.shoal("network", "set", "boot", "head=10.77.0.9")
+        log = tmp_path / "state" / "log" / "dhcp.log"
+        wait_for(lambda: "dhcp.head_not_here" in log.read_text(), head)
+        assert head.stop() == 0
+        head.start()
+        wait_for(
+            lambda: "runs at 10.77.0.1 (br0), but nodes are told that it is at 10.77.0.9" in head.log.read_text(), head
+        )
         head.process.signal(signal.SIGKILL)
         wait_for(lambda: processes(head) == {}, head)
         head.stop()
@@ -222,6 +231,7 @@ def test_it_drains_and_keeps_what_it_was_told(space: Namespace, tmp_path: Path) 
     [
         (["--interface", "nope0"], "no interface 'nope0'"),
         (["--interface", "lo", "--config", "{config}"], "is 10.77.0.1, but interface lo has 127.0.0.1"),
+        (["--interface", "lo"], "lo is a loopback"),
         (["--interface", "bare0"], "interface bare0 has no IPv4 address"),
         (["--interface", "br0", "--config", "/nonexistent.yaml"], "cannot read /nonexistent.yaml"),
         (["--interface", "br0", "--state", "/proc/nope"], "cannot use /proc/nope as state directory"),

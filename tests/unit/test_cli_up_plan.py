@@ -85,6 +85,7 @@ def test_the_heads_address(addresses: list[str], given: dict[str, object] | None
         ([], None, "interface eth1 has no IPv4 address"),
         (["10.0.0.1"], document(boot="true", head="10.77.0.1"), "is 10.77.0.1, but interface eth1 has 10.0.0.1"),
         (["10.0.0.1"], document(boot="yes", head="10.77"), "networks.boot.head"),
+        (["127.0.0.1"], None, "no node can reach 127.0.0.1"),
     ],
 )
 def test_a_head_that_cannot_be_there_is_refused(
@@ -92,3 +93,11 @@ def test_a_head_that_cannot_be_there_is_refused(
 ) -> None:
     with pytest.raises(plan.CannotStart, match=complaint):
         plan.address_for("eth1", addresses, given)
+
+
+def test_records_that_place_the_head_elsewhere_are_told_with_both_addresses() -> None:
+    assert plan.elsewhere(HEAD, {}) is None
+    assert plan.elsewhere(HEAD, {"boot": {"boot": True, "head": "10.77.0.1"}, "data": {"head": "10.9.0.1"}}) is None
+    told = plan.elsewhere(HEAD, {"data": {"head": "10.9.0.1"}, "boot": {"boot": True, "head": "10.88.0.1"}})
+    assert told is not None
+    assert all(part in told for part in ("10.77.0.1 (br0)", "10.88.0.1", "shoal network set boot head=10.77.0.1"))

@@ -1,6 +1,7 @@
 """`shoal-dhcp`: settings, wiring, run."""
 
 from shoal_dhcp.handlers import Handler
+from shoal_dhcp.head_address import HeadAddress
 from shoal_dhcp.ipv6 import Advertiser
 from shoal_dhcp.outbox import BusOutbox
 from shoal_dhcp.projection import Projection
@@ -21,6 +22,9 @@ async def serve(context: Context[Settings]) -> None:
         find, interface = Projection(view).find, context.settings.interface
         handler = Handler(find, outbox, context.log, current=lambda: context.bus.connected)
         with Wire(interface, context.log, context.now) as wire, Advertiser(interface, find, context.log):
+            here = HeadAddress(interface, lambda: view.snapshot.cluster, context.log)
+            view.on_change(here.changed)
+            context.tasks.create_task(here.run())
             context.tasks.create_task(outbox.run())
             context.ready()
             try:

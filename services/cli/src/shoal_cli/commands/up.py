@@ -20,6 +20,7 @@ from shoal_cli.terminal import note, out
 from shoal_cli.up import machine, plan
 from shoal_cli.up.supervisor import Supervisor
 from shoal_model.messages import ApplyRequest
+from shoal_model.records import Kind
 from shoal_model.subjects import Service
 
 _DOWN_SECONDS = 40.0
@@ -112,11 +113,25 @@ async def _run(head: plan.Head, server: Path, scripts: Path, document: dict[str,
         out("ready")
         if document is not None:
             await _apply(head, document)
+        await _warn(head)
 
     try:
         await supervisor.live(story)
     finally:
         await supervisor.drain()
+
+
+async def _warn(head: plan.Head) -> None:
+    """Say so where the records place the head elsewhere: it runs, and no node would find it."""
+    try:
+        async with over_nats([head.nats])() as bus:
+            networks = (await registry.records(bus, Kind.NETWORK)).records
+    except BusError as error:
+        say(f"could not compare the head's address with the records: {error}")
+        return
+    told = plan.elsewhere(head, networks)
+    if told is not None:
+        say(told)
 
 
 async def _apply(head: plan.Head, document: dict[str, Any]) -> None:

@@ -13,8 +13,8 @@ from shoal_model.subjects import Service
 
 NATS_VERSION = (2, 12)
 """The oldest server with atomic batches, on which every change of records rests."""
-NATS_HEALTH = "http://127.0.0.1:8222/healthz?js-server-only=true"
-_NATS_MONITOR = "127.0.0.1:8222"
+NATS_MONITOR = "127.0.0.1:8222"
+NATS_HEALTH = f"http://{NATS_MONITOR}/healthz"
 _MAX_PAYLOAD = 8 << 20
 _MAX_CONNECTIONS = 65536
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
@@ -26,12 +26,16 @@ class CannotStart(Exception):
 
 @dataclass(frozen=True)
 class Program:
-    """A child of the supervisor. `health` is a URL that answers 200 once the program does its work."""
+    """A child of the supervisor. `health` is a URL that answers 200 once the program does its work, `alive` one that
+    answers 200 as long as it is well; `restart_helps` says that one which stays unwell is to be restarted.
+    """
 
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str]
     health: str
+    alive: str = ""
+    restart_helps: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def nats_config(head: Head, host: str) -> str:
             "# Written by `shoal up` at each start; changes are lost.",
             f"server_name: {quoted(re.sub(r'[^A-Za-z0-9-]', '-', f'shoal-{host}'))}",
             f"listen: {quoted(f'{head.address}:{ports.NATS}')}",
-            f"http: {quoted(_NATS_MONITOR)}",
+            f"http: {quoted(NATS_MONITOR)}",
             f"max_payload: {_MAX_PAYLOAD}",
             f"max_pending: {8 * _MAX_PAYLOAD}",
             f"max_connections: {_MAX_CONNECTIONS}",
@@ -78,7 +82,10 @@ def nats_config(head: Head, host: str) -> str:
 
 def nats_program(server: Path, config: Path, env: Mapping[str, str]) -> Program:
     """The bus server as a program."""
-    return Program("nats-server", (str(server), "--config", str(config)), env, NATS_HEALTH)
+    argv = (str(server), "--config", str(config))
+    # Streams that are broken are no reason not to start: what is wrong with them is told afterwards.
+    ready = f"{NATS_HEALTH}?js-server-only=true"
+    return Program("nats-server", argv, env, ready, alive=NATS_HEALTH, restart_helps=True)
 
 
 def services(head: Head, scripts: Path, env: Mapping[str, str]) -> list[Program]:
@@ -93,13 +100,19 @@ def services(head: Head, scripts: Path, env: Mapping[str, str]) -> list[Program]
             "SHOAL_NATS": head.nats,
             "SHOAL_STATE": str(head.state),
             "SHOAL_INTERFACE": head.interface,
-            "SHOAL_LISTEN": env.get("SHOAL_LISTEN") or head.address,
+            "SHOAL_LISTEN": listen_at(head, env),
             "SHOAL_METRICS": metrics,
             "PYTHONUNBUFFERED": "1",
         }
         argv = (str(scripts / f"shoal-{service}"),)
-        result.append(Program(str(service), argv, {**env, **own}, f"http://{metrics}/readyz"))
+        pages = f"http://{metrics}"
+        result.append(Program(str(service), argv, {**env, **own}, f"{pages}/readyz", alive=f"{pages}/healthz"))
     return result
+
+
+def listen_at(head: Head, env: Mapping[str, str]) -> str:
+    """Where nodes are answered."""
+    return env.get("SHOAL_LISTEN") or head.address
 
 
 def backoff(failures: int, dice: float) -> float:
@@ -133,6 +146,8 @@ def address_for(interface: str, addresses: Sequence[str], document: Mapping[str,
         )
     wanted = boot_head(document) if document is not None else None
     if wanted is None:
+        if ipaddress.IPv4Address(addresses[0]).is_loopback:
+            raise CannotStart(f"no node can reach {addresses[0]}: {interface} is a loopback, name the NIC of the nodes")
         return addresses[0]
     if wanted not in addresses:
         raise CannotStart(
@@ -140,6 +155,19 @@ def address_for(interface: str, addresses: Sequence[str], document: Mapping[str,
             f"{interface} has {', '.join(addresses)}: change one of them"
         )
     return wanted
+
+
+def elsewhere(head: Head, networks: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """What to tell if the recorded address of the head is not the one it runs at; None if it is, or there is none."""
+    recorded = boot_head({"networks": networks})
+    if recorded is None or recorded == head.address:
+        return None
+    name = next(name for name, network in networks.items() if network.get("boot"))
+    return (
+        f"warning: this head runs at {head.address} ({head.interface}), but nodes are told that it is at {recorded} "
+        f"(network {name}): none can boot. Give {head.interface} the address {recorded} alone and start again, or "
+        f"correct the record: `shoal network set {name} head={head.address}`"
+    )
 
 
 def boot_head(document: Mapping[str, Any]) -> str | None:

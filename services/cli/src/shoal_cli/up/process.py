@@ -67,6 +67,10 @@ class Process:
     async def stop(self, grace: float) -> None:
         """End the program: SIGTERM, and SIGKILL if it is still there after `grace` seconds. It is not started again."""
         self._stopping.set()
+        await self.again(grace)
+
+    async def again(self, grace: float) -> None:
+        """End the program as `stop` does; unless `stop` was called, it starts again."""
         child = self._child
         if child is None or child.returncode is not None:
             return

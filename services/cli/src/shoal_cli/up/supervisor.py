@@ -8,6 +8,7 @@ from pathlib import Path
 
 import aiohttp
 
+from shoal_cli.up import health
 from shoal_cli.up.plan import CannotStart, Program
 from shoal_cli.up.process import Process
 
@@ -45,7 +46,7 @@ class Supervisor:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
             while waiting:
                 for process in [p for p in waiting if p.pid is not None]:
-                    if await _answers(http, process.program.health):
+                    if await health.ready(http, process):
                         process.was_ready = True
                         waiting.remove(process)
                         self.say(f"{process.program.name} is ready")
@@ -110,11 +111,3 @@ class Supervisor:
                 raise (
                     error if isinstance(error, CannotStart) else RuntimeError(f"{task.get_name()}: {error}")
                 ) from error
-
-
-async def _answers(http: aiohttp.ClientSession, url: str) -> bool:
-    try:
-        async with http.get(url) as answer:
-            return answer.status == 200
-    except (aiohttp.ClientError, TimeoutError, OSError):
-        return False
