@@ -15,6 +15,7 @@ from shoal_bus import jetstream, kv, reader
 from shoal_bus.api import Endpoint, Entry, Write
 from shoal_bus.connection import Message, connect
 from shoal_bus.errors import BusError, Unavailable
+from shoal_bus.link import Link
 from shoal_bus.nats import NatsBus
 from shoal_bus.reader import Stored
 
@@ -227,3 +228,28 @@ async def test_connecting_is_told_in_the_log(nats_server: NatsServer, caplog: py
         async with await connect([nats_server.url], name="test", timeout=10):
             pass
     assert f"bus.connected server={nats_server.url}" in caplog.text
+
+
+async def test_a_cancelled_flush_is_cancelled_and_leaves_the_link_whole(nats_server: NatsServer) -> None:
+    async with await connect([nats_server.url], name="test", timeout=10) as connection:
+        link = await connection.link()
+        swallowed = 0
+        for number in range(60):
+            through = asyncio.Event()
+            task = asyncio.create_task(_flush_thrice(link, through))
+            for _ in range(number % 6 + 1):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            swallowed += through.is_set()
+        await link.flush()
+        assert swallowed == 0
+        assert link.alive
+        assert connection.counts["lost_connections"] == 0
+
+
+async def _flush_thrice(link: Link, through: asyncio.Event) -> None:
+    for _ in range(3):
+        await link.flush()
+    await asyncio.sleep(0.2)  # where a cancellation is felt that comes late, but not one that was swallowed
+    through.set()

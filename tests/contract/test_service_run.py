@@ -135,6 +135,18 @@ async def test_what_does_not_end_is_ended(nats_server: NatsServer, start: Start)
     assert "small_service.py:" in service.log
 
 
+async def test_a_crash_ends_the_service_even_if_another_task_does_not_end(
+    nats_server: NatsServer, start: Start
+) -> None:
+    service = await start(nats_server.url, "crash-stuck")
+    await service.until_logged('service.failing error="broken later"')
+    assert await service.page("readyz") == (503, "stopping\n")
+    started = asyncio.get_running_loop().time()
+    assert await service.ended() == 1
+    assert asyncio.get_running_loop().time() - started < 10.5
+    assert "service.stuck" in service.log
+
+
 async def test_without_a_bus_it_waits_and_can_be_stopped(start: Start) -> None:
     service = await start("nats://127.0.0.1:1")
     await service.until_logged("bus.unreachable attempts=2")

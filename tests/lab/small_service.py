@@ -15,7 +15,7 @@ from shoal_service.settings import ServiceSettings
 class Settings(ServiceSettings):
     """A service that does as it is told."""
 
-    behaviour: str = Field("good", description="good, return, crash, crash-later, fatal, stuck or slow-end")
+    behaviour: str = Field("good", description="good, return, crash, crash-later, fatal, stuck or crash-stuck")
     names: list[str] = Field([], description="words that it logs")
 
 
@@ -37,7 +37,7 @@ async def body(context: Context[Settings]) -> None:
         raise ValueError("broken at once")
     if behaviour == "fatal":
         raise Fatal("no interface eth7: set SHOAL_INTERFACE")
-    if behaviour == "crash-later":
+    if behaviour in ("crash-later", "crash-stuck"):
         context.tasks.create_task(crash_later())
     context.ready()
     if behaviour == "return":
@@ -45,7 +45,7 @@ async def body(context: Context[Settings]) -> None:
     try:
         await asyncio.Event().wait()
     finally:
-        if behaviour == "stuck":
+        if behaviour in ("stuck", "crash-stuck"):
             while True:
                 try:
                     await asyncio.sleep(3600)

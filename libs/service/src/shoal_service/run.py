@@ -1,11 +1,12 @@
 """The life of a service: settings, logs, health pages, bus, tasks, drain."""
 
 import asyncio
+import contextvars
 import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -80,6 +81,31 @@ class _Stopped(Exception):
     """Ends the tasks of a service that was told to stop."""
 
 
+class _Tasks(asyncio.TaskGroup):
+    """Tells of a failure when it happens: the group itself waits first for all its other tasks, maybe for ever."""
+
+    def __init__(self, failed: Callable[[BaseException], None]) -> None:
+        super().__init__()
+        self._failed = failed
+
+    def create_task(
+        self,
+        coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
+        *,
+        name: str | None = None,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Task[T]:
+        """As every group's."""
+        task = super().create_task(coro, name=name, context=context)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, _Stopped):
+            self._failed(error)
+
+
 class _Life(Generic[S]):
     """A service from its start to its end."""
 
@@ -91,6 +117,7 @@ class _Life(Generic[S]):
         self._body = body
         self._log = log
         self._stop = asyncio.Event()
+        self._failed = asyncio.Event()
         self._readiness = health.Readiness()
         self._bus: NatsBus | None = None
 
@@ -102,9 +129,10 @@ class _Life(Generic[S]):
         servers = [without_secrets(server) for server in settings.nats]
         self._log.info("service.start", version=release(self._service), nats=servers, metrics=settings.metrics)
         life = asyncio.create_task(self._live())
-        stopped = asyncio.create_task(self._stop.wait())
-        await asyncio.wait({life, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
+        ends = [asyncio.create_task(event.wait()) for event in (self._stop, self._failed)]
+        await asyncio.wait({life, *ends}, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
         if not life.done():
             self._log.info("service.stopping")
             await asyncio.wait({life}, timeout=DRAIN_ALL)
@@ -136,12 +164,18 @@ class _Life(Generic[S]):
 
     async def _work(self, bus: NatsBus) -> None:
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with _Tasks(self._fail) as tasks:
                 context = Context(self._service, self._settings, bus, tasks, self._log, self._readiness)
                 tasks.create_task(self._drain_when_stopped(bus))
                 tasks.create_task(_run(self._body, context))
         except* _Stopped:
             self._log.info("service.drained")
+
+    def _fail(self, error: BaseException) -> None:
+        """From now on the service is not ready, and has the time of a drain to end: whether its tasks do or not."""
+        self._readiness.stop()
+        self._log.error("service.failing", error=str(error) or type(error).__name__)
+        self._failed.set()
 
     async def _drain_when_stopped(self, bus: NatsBus) -> None:
         """Requests first, as they may need the tasks; then the tasks."""
