@@ -157,6 +157,7 @@ def test_a_node_that_never_booted(head: Head) -> None:
     executed = head.try_shoal("exec", "n[001-002]", "--timeout", "2", "--", "true")
     assert executed.returncode == 1
     assert "failed on n[001-002] (2 of 2)" in executed.stderr
+    assert executed.stdout == "--- n[001-002] (2): not up: it never booted\n"
 
 
 def test_an_automatic_build_that_failed_is_seen_with_its_reason(head: Head) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shoal_bus.codec import pack
 from shoal_bus.errors import BusError, Internal, Unavailable
 from shoal_fleet import commands
-from shoal_model.messages import ExecRequest, ExecResult, ExecState, NodeExecReply
+from shoal_model.messages import ExecRequest, ExecResult, ExecState, NodeExecReply, NodeStatus
 
 CASES = [
     (0, b"", ExecState.SUCCESS),
@@ -31,6 +31,30 @@ def test_how_a_command_ended(code: int | None, stderr: bytes, state: ExecState) 
 def test_a_node_without_an_answer(error: BusError, state: ExecState) -> None:
     got = commands.failure("n001", error)
     assert (got.state, got.exit_code, got.error) == (state, None, str(error))
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        ({"state": "unknown"}, "not up: it never booted"),
+        ({"state": "booting", "stage": "image.progress"}, "not up: booting (stage image.progress)"),
+        ({"state": "booting"}, "not up: booting"),
+        ({"state": "failed", "stage": "union.mounted"}, "not up: its boot failed (stage union.mounted); "),
+        ({"state": "lost", "since": datetime(2026, 11, 20, 5, 0, tzinfo=UTC)}, "lost since 2026-11-20 05:00:00 UTC"),
+        ({"state": "up"}, "it was up a moment ago"),
+    ],
+)
+def test_a_node_on_which_nobody_listens_is_told_by_its_state(status: dict[str, object], told: str) -> None:
+    got = commands.absent(NodeStatus.model_validate({"node": "n001", **status}))
+    assert (got.node, got.state, got.exit_code) == ("n001", ExecState.UNREACHABLE, None)
+    assert told in (got.error or "")
+
+
+def test_a_node_that_went_away_in_the_middle_is_told_without_the_subject() -> None:
+    late = Unavailable("node.n001.exec did not answer within 7 s; it may still be carried out")
+    assert commands.failure("n001", late).error == "did not answer within 7 s; it may still be carried out"
+    broken = Unavailable("the connection broke before node.n001.exec was answered")
+    assert commands.failure("n001", broken).error == "the connection broke before it was answered"
 
 
 def results(*sizes: tuple[int, int]) -> list[ExecResult]:

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from shoal_bus import codec, streams, trace
 from shoal_bus.api import Endpoint, Entry, Job, Store, Write
 from shoal_bus.errors import BY_CODE, BusError, Conflict, Internal, Invalid, Unavailable
+from shoal_bus.link import NoResponders
 
 log = logging.getLogger("shoal.bus")
 
@@ -207,7 +208,7 @@ class MemoryBus:
         self._reachable()
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         if not self._broker.send(subject, codec.encode(request), answer):
-            raise Unavailable(f"nobody answers {subject} now: is its service running?")
+            raise NoResponders(f"nobody answers {subject} now: is its service running?")
         try:
             async with asyncio.timeout(timeout):
                 return codec.decode(await answer, reply)

@@ -1,11 +1,12 @@
 """Remote commands: what the nodes' answers come to, and how much of them fits into one message. Pure."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from shoal_bus.errors import BusError, Unavailable
-from shoal_model.messages import ExecRequest, ExecResult, ExecState, NodeExecReply
+from shoal_model.messages import ExecRequest, ExecResult, ExecState, NodeExecReply, NodeState, NodeStatus
+from shoal_model.subjects import node_topic
 
 OUTPUT_BUDGET = 768 << 10
 """Bytes of output that one reply carries, of all nodes together."""
@@ -45,9 +46,24 @@ def result(node: str, reply: NodeExecReply, allowed: int = MOST) -> ExecResult:
 
 
 def failure(node: str, error: BusError) -> ExecResult:
-    """A node that gave no answer, or could not be understood."""
+    """A node that gave no answer, or could not be understood. Subjects are nothing to tell people of."""
+    told = str(error).removeprefix(f"{node_topic(node, 'exec')} ").replace(node_topic(node, "exec"), "it")
     state = ExecState.UNREACHABLE if isinstance(error, Unavailable) else ExecState.FAILED
-    return ExecResult(node=node, state=state, exit_code=None, stdout=b"", stderr=b"", error=str(error))
+    return ExecResult(node=node, state=state, exit_code=None, stdout=b"", stderr=b"", error=told)
+
+
+def absent(status: NodeStatus) -> ExecResult:
+    """A node on which nobody takes commands now, and what is known of why."""
+    since = f" since {status.since.astimezone(UTC):%F %T} UTC" if status.since is not None else ""
+    stage = f" (stage {status.stage})" if status.stage is not None else ""
+    why = {
+        NodeState.UNKNOWN: "not up: it never booted",
+        NodeState.BOOTING: f"not up: booting{stage}",
+        NodeState.FAILED: f"not up: its boot failed{stage}; `shoal boot why` tells more",
+        NodeState.LOST: f"not up: lost{since}",
+        NodeState.UP: "it was up a moment ago, and takes no commands now: see `shoal node status`, or try again",
+    }[status.state]
+    return ExecResult(node=status.node, state=ExecState.UNREACHABLE, exit_code=None, stdout=b"", stderr=b"", error=why)
 
 
 def fitted(results: Sequence[ExecResult], budget: int = OUTPUT_BUDGET) -> list[ExecResult]:

@@ -10,9 +10,10 @@ from prometheus_client import Counter
 
 from shoal_bus.api import Bus, Store
 from shoal_bus.codec import pack
+from shoal_bus.connection import NoResponders
 from shoal_bus.errors import BusError
 from shoal_fleet import commands
-from shoal_model.messages import ExecReply, ExecRequest, ExecResult, NodeExec, NodeExecReply
+from shoal_model.messages import ExecReply, ExecRequest, ExecResult, NodeExec, NodeExecReply, NodeStatus
 from shoal_model.subjects import node_topic
 
 _GRACE = 5.0
@@ -21,9 +22,12 @@ _RESULTS = Counter("shoal_fleet_exec_results", "Results of remote commands on no
 
 
 class Orders:
-    """Runs commands; `begin` first."""
+    """Runs commands; `begin` first. `status` tells how a node is."""
 
-    def __init__(self, bus: Bus, state: Store, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, bus: Bus, state: Store, now: Callable[[], datetime], status: Callable[[str], NodeStatus]
+    ) -> None:
+        self._status = status
         self._bus = bus
         self._state = state
         self._now = now
@@ -60,6 +64,8 @@ class Orders:
         try:
             reply = await self._bus.call(subject, order, NodeExecReply, timeout=wait)
             gathered.add(commands.result(node, reply, order.output))
+        except NoResponders:
+            gathered.add(commands.absent(self._status(node)))
         except BusError as error:
             gathered.add(commands.failure(node, error))
 

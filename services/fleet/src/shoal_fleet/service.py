@@ -160,7 +160,7 @@ async def start(
     fleet = Fleet(bus, state, view, census, writer, now)
     view.on_change(fleet.changed)
     await _restore(fleet)
-    orders = Orders(bus, state, now)
+    orders = Orders(bus, state, now, lambda node: next(census.status([node], now())))
     await orders.begin()
     gate = Gate(view.node_by_address)
     transport = await _listen(options.log_address, lambda: LogSocket(gate, writer, census.timeline.latest_id))
