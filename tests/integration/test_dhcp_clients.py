@@ -4,14 +4,13 @@ import asyncio
 import re
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from lab.dhcp_cluster import cluster
 from lab.dhcp_service import counted, dhcp_service, eventually, machine, register, said
-from lab.inside import inside
 from lab.nats_server import NatsServer
 from lab.net import Lan
 from lab.node import Machine, Nic, VirtualNode
@@ -22,21 +21,6 @@ from shoal_model.messages import BootEvent, MachineSeen
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 REGISTERED, STRANGER = "52:54:00:77:00:11", "52:54:00:66:66:66"
-
-
-@pytest.fixture
-def lan() -> Iterator[Lan]:
-    with Namespace() as space, inside(space):
-        yield Lan(space, "boot0", "10.77.0.1/24")
-
-
-@pytest.fixture
-def nats_server(lan: Lan, tmp_path: Path) -> Iterator[NatsServer]:
-    """The usual one, but in the namespace."""
-    server = NatsServer(tmp_path / "nats")
-    server.start()
-    yield server
-    server.kill()
 
 
 @pytest.fixture

@@ -20,10 +20,9 @@ from lab.dhcp_service import (
     machine,
     register,
 )
-from lab.inside import inside
 from lab.nats_server import NatsServer
 from lab.net import Lan
-from lab.space import Namespace, Running, run
+from lab.space import Running, run
 from shoal_bus.nats import NatsBus
 from shoal_dhcp4 import ANY, LIMITED_BROADCAST, Datagram, MessageType, Option, Packet, decode, encode, unwrap, wrap
 from shoal_model.messages import BootEvent
@@ -32,21 +31,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 MAC = "52:54:00:77:00:11"
 PXE = {Option.VENDOR_CLASS: b"PXEClient:Arch:00007:UNDI:003000", Option.CLIENT_ARCHITECTURE: b"\0\x07"}
-
-
-@pytest.fixture
-def lan() -> Iterator[Lan]:
-    with Namespace() as space, inside(space):
-        yield Lan(space, "boot0", "10.77.0.1/24")
-
-
-@pytest.fixture
-def nats_server(lan: Lan, tmp_path: Path) -> Iterator[NatsServer]:
-    """The usual one, but in the namespace."""
-    server = NatsServer(tmp_path / "nats")
-    server.start()
-    yield server
-    server.kill()
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from lab.behind import Behind
-from lab.inside import inside
 from lab.nats_server import NatsServer
 from lab.net import Lan, firewall
-from lab.space import Namespace, Running, Space, run
+from lab.space import Running, Space
 from lab.tftp_head import BIG, HEAD, OTHER_HEAD, SIZES, Files, content, counted, register, tftp_service, until_counted
 from shoal_bus.nats import NatsBus
 from shoal_model.records import ImageManifest
@@ -57,23 +56,6 @@ CLIENTS: dict[str, Fetch] = {
     "curl-plain": curl("--tftp-no-options"),
     "http": curl(scheme="http", port=8080),
 }
-
-
-@pytest.fixture
-def lan() -> Iterator[Lan]:
-    with Namespace() as space, inside(space):
-        lan = Lan(space, "boot0", f"{HEAD}/24")
-        run(space, "ip", "address", "add", f"{OTHER_HEAD}/24", "dev", "boot0")
-        yield lan
-
-
-@pytest.fixture
-def nats_server(lan: Lan, tmp_path: Path) -> Iterator[NatsServer]:
-    """The one of `conftest`, but in the namespace."""
-    server = NatsServer(tmp_path / "nats")
-    server.start()
-    yield server
-    server.kill()
 
 
 @pytest.fixture

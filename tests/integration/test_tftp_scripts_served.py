@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from lab.behind import Behind
-from lab.inside import inside
 from lab.nats_server import NatsServer
 from lab.net import Lan
-from lab.space import Namespace, Running, run
+from lab.space import Running
 from lab.tftp_head import HEAD, OTHER_HEAD, Files, cluster, put, register, tftp_service
 from shoal_bus.nats import NatsBus
 from shoal_model.messages import BootEvent, Status
@@ -41,23 +40,6 @@ class Timeline:
         """Whether nothing comes for a while."""
         await asyncio.sleep(0.5)
         return self.events.empty()
-
-
-@pytest.fixture
-def lan() -> Iterator[Lan]:
-    with Namespace() as space, inside(space):
-        lan = Lan(space, "boot0", f"{HEAD}/24")
-        run(space, "ip", "address", "add", f"{OTHER_HEAD}/24", "dev", "boot0")
-        yield lan
-
-
-@pytest.fixture
-def nats_server(lan: Lan, tmp_path: Path) -> Iterator[NatsServer]:
-    """The one of `conftest`, but in the namespace."""
-    server = NatsServer(tmp_path / "nats")
-    server.start()
-    yield server
-    server.kill()
 
 
 @pytest.fixture
