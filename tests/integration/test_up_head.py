@@ -103,8 +103,8 @@ def test_the_services_answer_what_the_contract_says(head: Head, space: Namespace
 import asyncio, json, sys, nats
 async def main():
     client = await nats.connect(sys.argv[1])
-    replies = await client.subscribe("answers")
-    await client.publish("$SRV.INFO", reply="answers")
+    replies = await client.subscribe("_INBOX.answers")
+    await client.publish("$SRV.INFO", reply="_INBOX.answers")
     found = []
     try:
         while True:
@@ -152,7 +152,7 @@ def test_a_template_in_use_stays(head: Head) -> None:
 def test_a_node_that_never_booted(head: Head) -> None:
     why = head.try_shoal("boot", "why", "n001")
     assert why.returncode == 1
-    assert "never asked for an address" in why.stderr
+    assert "no boot is known of n001: its firmware never asked for a loader" in why.stderr
     assert [state["state"] for state in json.loads(head.shoal("node", "status", "-o", "json"))] == ["unknown"] * 2
     executed = head.try_shoal("exec", "n[001-002]", "--timeout", "2", "--", "true")
     assert executed.returncode == 1
@@ -183,6 +183,15 @@ def test_a_second_up_on_the_same_state_is_refused(head: Head) -> None:
     second = head.try_shoal("up", "--interface", "br0")
     assert second.returncode == 1
     assert "another `shoal up`" in second.stderr
+
+
+def test_a_second_head_on_the_same_machine_is_refused(head: Head, tmp_path: Path) -> None:
+    second = head.try_shoal("up", "--interface", "br0", "--state", str(tmp_path / "other"))
+    assert (second.returncode, second.stdout) == (1, "")
+    server = processes(head)["nats-server"]
+    assert f"tcp 127.0.0.1:8222 (the bus server's health) by process {server} (nats-server)" in second.stderr
+    assert all(f":{port} (" in second.stderr for port in (4222, 9101, 9107, 69, 8080, 8081, 8082))
+    assert second.stderr.count("\n") == 1
 
 
 def test_a_killed_service_and_a_killed_bus_come_back(head: Head) -> None:

@@ -132,13 +132,15 @@ def test_apply_with_prune_stores_what_was_shown_or_nothing(cluster: FakeCluster,
 
 
 def test_files_that_cannot_be_applied(cluster: FakeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    broken, binary = tmp_path / "broken.yaml", tmp_path / "binary.yaml"
+    broken, binary, empty = tmp_path / "broken.yaml", tmp_path / "binary.yaml", tmp_path / "empty.yaml"
+    empty.write_text("# nothing\n")
     broken.write_text("nodes: {}\nnodes: {}\n")
     binary.write_bytes(b"nodes: \xff\n")
     for path, complaint in (
         (tmp_path / "missing.yaml", "cannot read"),
         (broken, "broken.yaml: line 2: 'nodes' stands here twice"),
         (binary, "is not UTF-8"),
+        (empty, "empty.yaml: the document is empty"),
         (tmp_path, "cannot read"),
     ):
         assert cluster.shoal("apply", "-f", str(path)) == 1
@@ -304,7 +306,7 @@ def test_why_of_a_node_that_arrived_and_of_one_that_never_asked(
     assert json.loads(capsys.readouterr().out)["arrived"] is True
     cluster.answer(Service.FLEET, "boots", m.BootsRequest, m.BootsReply(boots=[]))
     assert cluster.shoal("boot", "why", "n001") == 1
-    assert "never asked for an address" in capsys.readouterr().err
+    assert "no boot is known of n001: its firmware never asked for a loader" in capsys.readouterr().err
 
 
 def emitting(*events: m.BootEvent | m.JobProgress | m.JobDone) -> Callable[[Bus], Awaitable[None]]:
@@ -342,7 +344,9 @@ def test_build_gives_up_after_its_time(cluster: FakeCluster, capsys: pytest.Capt
     assert "was not built within 0 s" in capsys.readouterr().err
 
 
-def test_register_counts_up_in_the_order_of_first_requests(cluster: FakeCluster) -> None:
+def test_register_counts_up_in_the_order_of_first_requests(
+    cluster: FakeCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
     machines = [
         m.Machine(mac=f"52:54:00:00:00:{n:02x}", first_seen=NOW - timedelta(minutes=n), last_seen=NOW) for n in (1, 2)
     ]
@@ -355,7 +359,14 @@ def test_register_counts_up_in_the_order_of_first_requests(cluster: FakeCluster)
         ("n009", {"mac": "52:54:00:00:00:01", "address": "10.77.0.21", "template": "compute"}),
     ]
     assert cluster.shoal("discovered", "register", "n008", "--address", "10.77.0.20") == 2
+    capsys.readouterr()
     assert cluster.shoal("discovered", "register", "n[008-010]", "--address", "10.77.0.20") == 1
+    error = capsys.readouterr().err
+    assert "2 machines discovered so far; discovered: 52:54:00:00:00:02, 52:54:00:00:00:01. Name fewer nodes" in error
+    stranger = ("--mac", "52:54:00:00:00:09")
+    assert cluster.shoal("discovered", "register", "n008", "--address", "10.77.0.20", *stranger) == 1
+    error = capsys.readouterr().err
+    assert "machines: 52:54:00:00:00:09; discovered: 52:54:00:00:00:02, 52:54:00:00:00:01" in error
     assert cluster.shoal("discovered", "register", "n001", "--address", "10.77.0.20", "--mac", "52-54-00-00-00-01") == 2
 
 

@@ -16,9 +16,13 @@ from shoal_model.subjects import Service, rpc
 
 
 def read(source: str) -> dict[str, Any]:
-    """The document in a file, or on stdin for `-`. Raises Failure, naming file and line."""
+    """The document in a file, or on stdin for `-`. Raises Failure, naming file and line; also for an empty one, which
+    comes of a command that failed before a pipe more often than of a wish for nothing.
+    """
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        if documents.parse(text) is None:
+            raise documents.DocumentError("the document is empty; {} says that no records are meant")
         return documents.parse_map(text)
     except OSError as error:
         raise Failure(f"cannot read {source}: {error.strerror}") from error

@@ -30,6 +30,7 @@ from shoal_model.messages import (
 from shoal_model.records import Kind
 from shoal_model.subjects import Service, rpc
 
+_NAMED = 16
 _ARCHITECTURES = {0: "BIOS", 6: "UEFI ia32", 7: "UEFI x64", 9: "UEFI x64", 11: "UEFI arm64", 16: "UEFI x64 HTTP"}
 """DHCP option 93, as registered with IANA (RFC 5970)."""
 
@@ -182,17 +183,28 @@ def choose(machines: Sequence[Machine], macs: Sequence[str], wanted: Sequence[st
             raise click.UsageError(safe(str(error))) from error
         strangers = set(chosen) - {machine.mac for machine in machines}
         if strangers:
-            raise NotFound(f"not among the discovered machines: {', '.join(sorted(strangers))}")
+            raise NotFound(f"not among the discovered machines: {', '.join(sorted(strangers))}; {_known(machines)}")
         if len(chosen) != len(wanted):
             raise click.UsageError(f"{len(wanted)} nodes and {len(chosen)} --mac: give one for each node")
         return chosen
     if len(machines) < len(wanted):
-        raise NotFound(f"{len(wanted)} nodes to register, {len(machines)} machines discovered so far")
+        raise NotFound(
+            f"{len(wanted)} nodes to register, {len(machines)} machines discovered so far; {_known(machines)}. Name "
+            "fewer nodes, or switch the others on (boot from the network) and wait for `shoal discovered list` to show "
+            "them; a machine whose MAC you know needs no discovery: `shoal node add`"
+        )
     if len(machines) > len(wanted):
         raise click.UsageError(
             f"{len(machines)} machines are discovered and {len(wanted)} nodes named: name as many, or pick with --mac"
         )
     return [machine.mac for machine in sorted(machines, key=lambda machine: machine.first_seen)]
+
+
+def _known(machines: Sequence[Machine]) -> str:
+    """The machines by MAC, the first seen first; of many, some."""
+    macs = [machine.mac for machine in sorted(machines, key=lambda machine: machine.first_seen)]
+    more = f" and {len(macs) - _NAMED} more" if len(macs) > _NAMED else ""
+    return f"discovered: {', '.join(macs[:_NAMED]) or 'none'}{more}"
 
 
 async def _machines(bus: Bus) -> list[Machine]:
