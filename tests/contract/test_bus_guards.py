@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgpack
 import pytest
 from pydantic import BaseModel
 
@@ -303,3 +304,33 @@ async def test_p10_what_the_server_marks_as_gone_is_gone(bus: NatsBus) -> None:
     assert await store.get("lease") is None
     assert list(await store.load()) == [Entry("lease", None, revision)]
     assert await store.put("lease", b"y", expected=revision) > revision
+
+
+@pytest.mark.parametrize("node", ["n001", "n666"])
+async def test_nobody_is_made_to_publish_where_the_asker_may_not(
+    nats_server: NatsServer, bus: NatsBus, node: str
+) -> None:
+    """The asker names the subject of the answer, and a service may write to the records."""
+
+    async def answer(_subject: str, text: Text) -> Text:
+        if text.text == "n666":
+            raise Denied("not you")
+        return text
+
+    heard: list[str] = []
+
+    async def hear(message: Message) -> None:
+        heard.append(message.subject)
+
+    await bus.serve("test", "1", [Endpoint("rpc.test.v1.echo", Text, answer)])
+    async with await connect([nats_server.url], name=node, timeout=10) as asker:
+        await asker.listen("$KV.>", hear)
+        await asker.listen("node.>", hear)
+        await asker.listen("_INBOX.mine.>", hear)
+        link = await asker.link()
+        for subject in ("rpc.test.v1.echo", "$SRV.PING.test"):
+            for reply in ("$KV.records.node.n001", "node.n002.options", "_INBOX.mine.1"):
+                await link.publish(subject, msgpack.packb({"text": node}), reply=reply)
+        await until(lambda: bus.counts["replies_refused"] == 4 and len(heard) == 2)
+        await link.flush()
+    assert heard == ["_INBOX.mine.1", "_INBOX.mine.1"]

@@ -234,7 +234,7 @@ class Connection:
             body, headers = await produce()
             if message.reply:
                 body, encoding = codec.squeeze(body)
-                await (await self.link(1.0)).publish(message.reply, body, {**headers, **encoding})
+                await (await self.link(1.0)).reply(message, body, {**headers, **encoding})
             return None
         except TooLarge as error:
             failure: BusError = Internal(f"the answer is too large: {error}")
@@ -255,7 +255,7 @@ class Connection:
         text = str(failure)
         headers = {ERROR_CODE: str(failure.code), ERROR_TEXT: " ".join(text.split())[:_HEADER_TEXT]}
         try:
-            await (await self.link(1.0)).publish(message.reply, codec.pack({"error": text}), headers)
+            await (await self.link(1.0)).reply(message, codec.pack({"error": text}), headers)
         except BusError as error:
             log.warning("bus.unanswered subject=%s error=%s", message.subject, error)
 

@@ -34,11 +34,16 @@ _PENDING_BYTES = 64 << 20
 _SHUT_TIMEOUT = 2.0
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
 _NO_RESPONDERS = "503"
+_INBOXES = "_INBOX."
+_TELL_AGAIN = 60.0
+"""Seconds between two lines in the log about answers that were not given."""
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What proves us to the server: any of these together. `inbox_prefix` is what permissions let us listen on."""
+    """What proves us to the server: any of these together. `inbox_prefix` is what permissions let us listen on: it
+    begins with `_INBOX.` if it is not `_INBOX` itself, as nobody answers elsewhere.
+    """
 
     user: str | None = None
     password: str | None = field(default=None, repr=False)
@@ -125,6 +130,7 @@ class Link:
         self._counts = counts
         self._inbox = f"{inbox_prefix}.{secrets.token_hex(11)}"
         self._requests = 0
+        self._tell_of_replies = 0.0
         self._waiting: dict[str, tuple[str, asyncio.Future[Message]]] = {}
         self._lost = asyncio.Event()
         self._on_lost: dict[object, Callable[[], None]] = {}
@@ -234,6 +240,20 @@ class Link:
             raise BusError(f"{subject!r} cannot be published: {error}") from error
         except (nats.errors.Error, OSError) as error:
             raise Unavailable(f"{subject} could not be sent: {error}") from error
+
+    async def reply(self, message: Message, body: bytes, headers: dict[str, str] | None = None) -> None:
+        """Answer a message, if it asks for that at an inbox: its sender may choose any subject, and we may publish to
+        more of them than it may. Raises as `publish`.
+        """
+        if message.reply.startswith(_INBOXES):
+            await self.publish(message.reply, body, headers)
+            return
+        self._counts["replies_refused"] += 1
+        now = time.monotonic()
+        if now >= self._tell_of_replies:
+            self._tell_of_replies = now + _TELL_AGAIN
+            told = "bus.reply_refused subject=%s reply=%.200r total=%d (expected one that starts with %s)"
+            log.error(told, message.subject, message.reply, self._counts["replies_refused"], _INBOXES)
 
     async def flush(self, timeout: float = CONNECT_TIMEOUT) -> None:
         """Return when the server has all that was sent. Raises Unavailable."""

@@ -95,7 +95,7 @@ class NatsBus:
         async def introduce(message: Message) -> None:
             if message.reply:
                 link = await self.connection.link(1.0)
-                await link.publish(message.reply, micro.answer(identity, message.subject))
+                await link.reply(message, micro.answer(identity, message.subject))
 
         return introduce
 
