@@ -192,7 +192,7 @@ def test_wrong_usage_ends_with_2(
 
 def test_an_unregistered_node_is_named(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert cluster.shoal("node", "list", "n[002-004]") == 1
-    assert capsys.readouterr().err == "shoal: not registered: n[003-004]\n"
+    assert capsys.readouterr().err == "shoal: not registered: n[003-004]; `shoal node list` shows those that are\n"
 
 
 def test_show_node_tells_where_values_come_from(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,9 @@
 The groups are the cluster's own: `@*` is every node, `@NAME` the nodes of template NAME.
 """
 
+import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from ClusterShell.NodeSet import NodeSet, NodeSetException
 from ClusterShell.NodeUtils import GroupResolver, GroupResolverError, GroupSource, GroupSourceError
@@ -44,6 +45,21 @@ def expand(text: str, groups: Mapping[str, Iterable[str]] | None = None) -> list
 def fold(nodes: Iterable[str]) -> str:
     """Nodes as a set, as short as it goes: `n[001-003,007]`."""
     return str(NodeSet.fromlist(list(nodes), resolver=GroupResolver(None)))
+
+
+def hint(strangers: Sequence[str], known: Iterable[str]) -> str:
+    """What to tell whoever named nodes that do not exist: the one that was meant, if there is one much like it."""
+    if len(strangers) == 1:
+        # Another node of a row is always much alike, and never meant: a number counts by its value.
+        number = _number(strangers[0])
+        alike = difflib.get_close_matches(strangers[0], [name for name in known if _number(name) == number], n=1)
+        if alike:
+            return f"did you mean {alike[0]}?"
+    return "`shoal node list` shows those that are"
+
+
+def _number(name: str) -> list[int]:
+    return [int(digits[:20]) for digits in re.findall(r"[0-9]+", name)]
 
 
 def _check_size(text: str) -> None:

@@ -57,7 +57,7 @@ async def nodes(bus: Bus, text: str | None, known: RecordsReply | None = None) -
     wanted = expand(text, groups)
     strangers = [name for name in wanted if name not in known.records]
     if strangers:
-        raise NotFound(f"not registered: {nodesets.fold(strangers)}")
+        raise NotFound(f"not registered: {nodesets.fold(strangers)}; {nodesets.hint(strangers, known.records)}")
     return wanted
 
 

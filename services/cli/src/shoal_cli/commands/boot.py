@@ -140,9 +140,9 @@ def why(session: Session, node: str, lines: int, form: Format) -> None:
         boots = await bus.call(rpc(Service.FLEET, "boots"), BootsRequest(nodes=[name]), BootsReply)
         if not boots.boots or not boots.boots[0].events:
             raise NotFound(
-                f"no boot is known of {name}: its firmware never asked for a loader. Is it powered on, set to boot from "
-                "the network, and is its MAC the registered one? `shoal discovered list` shows machines that are not "
-                "registered"
+                f"no boot is known of {name}: its firmware never asked for a loader. Is it powered on, set to boot "
+                "from the network, and is its MAC the registered one? `shoal discovered list` shows machines that are "
+                "not registered"
             )
         return boots.boots[0], await _log(bus, name)
 

@@ -8,7 +8,7 @@ import click
 
 from shoal_bus.api import Bus
 from shoal_bus.errors import NotFound
-from shoal_cli import additions, fields, nodesets, registry
+from shoal_cli import additions, effective, fields, nodesets, registry
 from shoal_cli.options import dry_run, examples, output, pass_session, yes
 from shoal_cli.releases import READERS, Release
 from shoal_cli.session import Session
@@ -109,7 +109,7 @@ def _list(noun: Noun) -> click.Command:
         async def body(bus: Bus) -> tuple[dict[str, dict[str, Any]], dict[str, Release]]:
             known = await registry.records(bus, noun.kind)
             found = {name: known.records[name] for name in await _named(bus, noun, target, known)}
-            return found, await _releases(bus, noun, found)
+            return await _shown(bus, noun, found, form), await _releases(bus, noun, found)
 
         found, made = session.run(body)
         if form is not Format.TABLE:
@@ -270,6 +270,14 @@ async def _named(bus: Bus, noun: Noun, target: str | None, known: RecordsReply |
 async def _releases(bus: Bus, noun: Noun, found: dict[str, dict[str, Any]]) -> dict[str, Release]:
     """What was made of these records; nothing for kinds of which nothing is made."""
     return await READERS[noun.kind].read(bus, found) if noun.kind in READERS else {}
+
+
+async def _shown(bus: Bus, noun: Noun, found: dict[str, dict[str, Any]], form: Format) -> dict[str, dict[str, Any]]:
+    """Records as a list shows them: for people, nodes with the image that they get, whichever level says so."""
+    if noun.kind is not Kind.NODE or form is not Format.TABLE:
+        return found
+    images = await effective.images(bus, found)
+    return {name: {**record, "image": images.get(name)} for name, record in found.items()}
 
 
 def _with_release(record: dict[str, Any], release: Release | None) -> dict[str, Any]:
