@@ -17,7 +17,7 @@ from shoal_cli.commands.cluster import read
 from shoal_cli.options import examples
 from shoal_cli.session import DEFAULT_STATE, Failure, author, over_nats, write_context
 from shoal_cli.terminal import note, out
-from shoal_cli.up import machine, plan
+from shoal_cli.up import doors, health, machine, plan
 from shoal_cli.up.supervisor import Supervisor
 from shoal_model.messages import ApplyRequest
 from shoal_model.records import Kind
@@ -62,6 +62,7 @@ def up(interface: str, state: Path, config: str | None) -> None:
         scripts = machine.scripts([f"shoal-{service}" for service in Service])
         machine.make_state(state)
         with machine.locked(state):
+            doors.require_free(doors.needed(head, plan.listen_at(head, os.environ)))
             asyncio.run(_run(head, server, scripts, document))
     except plan.CannotStart as error:
         raise Failure(str(error)) from error
@@ -114,6 +115,7 @@ async def _run(head: plan.Head, server: Path, scripts: Path, document: dict[str,
         if document is not None:
             await _apply(head, document)
         await _warn(head)
+        await health.watch(supervisor.processes, head.state, say)
 
     try:
         await supervisor.live(story)
