@@ -176,6 +176,20 @@ async def test_a_build_that_cannot_succeed_says_why_and_is_not_repeated(
     assert calls == ["compute"]
 
 
+async def test_a_build_that_meets_the_unexpected_fails_alone(
+    bus: Bus, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def assemble(_: str, __: Image, ___: Places, watch: Watch) -> ImageManifest:
+        watch.step("look at the modules", 0.0)
+        raise UnicodeDecodeError("utf-8", b"\xf6", 0, 1, "invalid start byte")
+
+    monkeypatch.setattr(worker, "assemble", assemble)
+    async with _served(bus, places, tmp_path):
+        _, done = await _until_done(bus, build_id("compute", IMAGE))
+    assert done.status is m.Status.FAILED
+    assert "invalid start byte" in (done.reason or "")
+
+
 async def test_a_worker_that_stops_gives_its_build_up(
     bus: Bus, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

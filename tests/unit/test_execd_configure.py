@@ -163,6 +163,14 @@ def test_what_stands_in_the_way_is_named_and_the_rest_is_done(tmp_path: Path) ->
     assert (tmp_path / "root/etc/w").read_bytes() == b"w"
 
 
+def test_a_customization_that_is_too_large_is_refused_alone(tmp_path: Path) -> None:
+    large = {"name": "large", "archive": {"sha256": GENERATION, "size": (8 << 30) + 1}}
+    wanted = options(files=[file("/etc/w", b"w")], archives=[large])
+    outcome = configurator(tmp_path).apply(parse_options(wanted, "n001"))
+    assert (outcome.files, outcome.archives) == (1, 0)
+    assert "customization large has 8589934593 bytes" in outcome.failures[0]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -174,3 +174,14 @@ def test_a_cut_archive_is_refused_before_anything_is_written(root: Path) -> None
     with pytest.raises(ArchiveError, match="site"):
         unpack(io.BytesIO(whole[:7000]), root, "site")
     assert not (root / "etc").exists()
+
+
+@pytest.mark.parametrize(
+    "header", [{"mtime": "inf"}, {"mtime": "nan"}, {"size": "-512"}, {"uid": "-1"}, {"gid": "9" * 20}]
+)
+def test_numbers_that_are_none_are_refused_before_anything_is_written(root: Path, header: dict[str, str]) -> None:
+    bad = member("etc/bad")
+    bad.pax_headers = header
+    with pytest.raises(ArchiveError, match="customization site is no intact tar archive"):
+        unpack(tar(member("etc/good"), bad), root, "site")
+    assert not (root / "etc").exists()

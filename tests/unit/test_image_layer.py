@@ -100,12 +100,33 @@ def test_dpkg_understands_a_module_package(tmp_path: Path) -> None:
     assert b"./usr/share/shoal/module/layer.tar.zst" in listed
 
 
-@pytest.mark.parametrize("content", [b"", b"!<arch>\n", b"!<arch>\n" + b"x" * 60, b"MZ" * 100])
+BACKWARDS = b"other".ljust(16) + b"0".ljust(12) + b"0".ljust(6) * 2 + b"0".ljust(8) + b"-60".ljust(10) + b"`\n"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"!<arch>\n", b"!<arch>\n" + b"x" * 60, b"MZ" * 100, b"!<arch>\n" + BACKWARDS]
+)
 def test_what_is_no_package_is_an_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "shoal-module-core-bookworm_1.0.0_amd64.deb"
     path.write_bytes(content)
     with pytest.raises(LayerError, match=path.name):
         shelf.find(tmp_path, "core", "bookworm", "1")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("epoch", "Infinity"), ("epoch", "[" * 100_000), ("name", '"../x"'), ("flavor", "1"), ("sha256", '"x"')],
+)
+def test_a_module_that_says_nonsense_of_itself_is_named(tmp_path: Path, field: str, value: str) -> None:
+    told = {"name": '"core"', "version": '"1"', "flavor": '"b"', "description": '""', "epoch": "1", "size": "1"}
+    told |= {"sha256": f'"{"a" * 64}"', "packages": "1", field: value}
+    folder = tmp_path / "tree" / shelf.FOLDER
+    folder.mkdir(parents=True)
+    (folder / "module.json").write_text("{" + ", ".join(f'"{key}": {text}' for key, text in told.items()) + "}")
+    control = {"Package": "odd", "Version": "1", "Architecture": "all", "Maintainer": "x", "Description": "x"}
+    deb.build(tmp_path / "odd.deb", tmp_path / "tree", control, epoch=0, cancel=Cancel())
+    with pytest.raises(LayerError, match=r"odd\.deb: its module\.json cannot be read"):
+        shelf.read_module(tmp_path / "odd.deb")
 
 
 def test_another_package_is_no_module(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from lab.image_layers import EPOCH, core, write_module
+from shoal_execd.archives import LARGEST_ARCHIVE
+from shoal_image_builder import rootfs
 from shoal_image_builder.images.site import root_password, site_layer
 from shoal_image_builder.layers.entry import LayerError
 from shoal_image_builder.rootfs import BadTree, pack_tree
@@ -29,6 +31,15 @@ from shoal_image_builder.rootfs import BadTree, pack_tree
 def test_root_has_the_password_of_the_head_or_none(tmp_path: Path, text: str, password: str) -> None:
     (tmp_path / "shadow").write_text(text)
     assert root_password(tmp_path / "shadow") == password
+
+
+def test_a_shadow_file_is_bytes(tmp_path: Path) -> None:
+    shadow = tmp_path / "shadow"
+    shadow.write_bytes(b"j\xf6rg:x:1::::::\nroot:$6$a$b:1::::::\n")
+    assert root_password(shadow) == "$6$a$b"
+    shadow.write_bytes(b"root:$6$\xf6$b:1::::::\n")
+    with pytest.raises(LayerError, match=str(shadow)):
+        root_password(shadow)
 
 
 def test_without_a_shadow_file_root_is_locked(tmp_path: Path) -> None:
@@ -137,4 +148,38 @@ def test_a_file_that_shrinks_meanwhile_is_noticed(tmp_path: Path, monkeypatch: p
     whole = Path.lstat
     monkeypatch.setattr(Path, "lstat", lambda path: os.stat_result((*whole(path)[:6], 99, *whole(path)[7:])))
     with pytest.raises(BadTree, match="commit again"):
+        pack_tree(tree, tmp_path / "a.tar")
+
+
+def test_a_time_beyond_the_header_arrives(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "late").write_text("x")
+    os.utime(tree / "late", (2**33 + 7, 2**33 + 7))
+    kept = int((tree / "late").stat().st_mtime)  # file systems have limits of their own
+    pack_tree(tree, tmp_path / "a.tar")
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        assert archive.getmember("late").mtime == kept
+
+
+def test_a_tree_that_nodes_would_refuse_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rootfs.LARGEST == LARGEST_ARCHIVE
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "large").touch()
+    os.truncate(tree / "large", rootfs.LARGEST)
+    with pytest.raises(BadTree, match=r"/tree is 8\.0 GiB; a node takes 8 GiB at most"):
+        pack_tree(tree, tmp_path / "a.tar")
+    assert not (tmp_path / "a.tar").exists()
+    os.truncate(tree / "large", 1000)
+    monkeypatch.setattr(rootfs, "LARGEST", 2000)
+    with pytest.raises(BadTree, match="makes an archive of more than"):
+        pack_tree(tree, tmp_path / "a.tar")
+
+
+def test_a_link_that_is_not_text_is_named(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    os.symlink(b"\xff", tree / "odd")
+    with pytest.raises(BadTree, match=r"tree/odd is a link to .*not UTF-8"):
         pack_tree(tree, tmp_path / "a.tar")

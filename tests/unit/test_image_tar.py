@@ -102,8 +102,35 @@ def test_paths_that_no_member_may_have(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"[1]", b'[{"path": "a"}]', b'[{"path": "/a", "type": "file"}]', b"\xff"]
+    "content",
+    [
+        b"[" * 100_000,
+        b'[{"path": "a", "type": "file", "mode": "0", "uid": 0, "gid": 0, "mtime": Infinity}]',
+        b"",
+        b"{}",
+        b"[1]",
+        b'[{"path": "a"}]',
+        b'[{"path": "/a", "type": "file"}]',
+        b"\xff",
+    ],
 )
 def test_a_damaged_manifest_is_an_error(content: bytes) -> None:
     with pytest.raises(LayerError):
         parse_manifest(content)
+
+
+@pytest.mark.parametrize("time", ["inf", "nan"])
+def test_a_time_that_is_no_number_is_an_error(time: str) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("file")
+        member.pax_headers = {"mtime": time}
+        archive.addfile(member)
+    out.seek(0)
+    with pytest.raises(LayerError, match="the archive is damaged"):
+        list(read_tar(out))
+
+
+def test_a_time_beyond_the_header_is_read_back() -> None:
+    late = Entry("late", Type.FILE, 0o644, mtime=2**33)
+    assert [entry.mtime for entry, _ in read_tar(io.BytesIO(_written([(late, b"")])))] == [2**33]

@@ -92,7 +92,7 @@ def test_groups_lie_in_the_range_and_are_never_shared() -> None:
 
 
 def test_what_a_node_says_of_another_is_not_believed() -> None:
-    sessions = Sessions(cast(Head, SimpleNamespace(view=None)))
+    sessions = Sessions(cast("Head", SimpleNamespace(view=None)))
     said = _event("n1", Stage.LOADER_CONFIG, image=IMAGE)
     sessions.hear(boot_event("n2", Stage.LOADER_CONFIG), said)
     sessions.hear(boot_event("n1", Stage.STAGE1_START), said)

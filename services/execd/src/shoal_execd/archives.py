@@ -11,7 +11,12 @@ from typing import BinaryIO
 
 from shoal_execd.places import PlaceError, inside, put
 
+LARGEST_ARCHIVE = 8 << 30
+"""Bytes; one that is larger is refused by itself, and the rest of the options stands."""
 _MOST = 1_000_000
+_ID = 2**32 - 2
+_TIME = 2.0**62
+"""Seconds from 1970 that every kernel takes."""
 _CAPABILITY = "SCHILY.xattr.security.capability"
 
 
@@ -26,7 +31,7 @@ def unpack(archive: BinaryIO, root: Path, name: str) -> int:
             members = _members(tar, name)
             for member in members:
                 _place(tar, member, root, name)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         raise ArchiveError(f"customization {name} is no intact tar archive: {error}") from error
     # Last, for a directory that may not be written to could not be filled.
     for member in reversed([each for each in members if each.isdir()]):
@@ -41,6 +46,9 @@ def _members(tar: tarfile.TarFile, name: str) -> list[tarfile.TarInfo]:
     members = []
     for member in tar:
         _check(member.name, name)
+        _check_numbers(member, name)
+        if member.issym() and "\0" in member.linkname:
+            raise ArchiveError(f"customization {name}: {member.name} is a link to {member.linkname!r}")
         if member.islnk():
             _check(member.linkname, name)
         elif not (member.isreg() or member.isdir() or member.issym()):
@@ -54,6 +62,13 @@ def _members(tar: tarfile.TarFile, name: str) -> list[tarfile.TarInfo]:
 def _check(path: str, name: str) -> None:
     if path.startswith("/") or ".." in PurePosixPath(path).parts or "\0" in path:
         raise ArchiveError(f"customization {name}: {path!r} leads out of the tree")
+
+
+def _check_numbers(member: tarfile.TarInfo, name: str) -> None:
+    """In a pax header they may be anything: `mtime=inf`, or a size that leads back to a member read before."""
+    ids = 0 <= member.uid <= _ID and 0 <= member.gid <= _ID
+    if not ids or member.size < 0 or not abs(member.mtime) <= _TIME:  # nan is not, either
+        raise ArchiveError(f"customization {name} is no intact tar archive: {member.name} has a number out of range")
 
 
 def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path, name: str) -> None:

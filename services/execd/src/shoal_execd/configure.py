@@ -12,7 +12,7 @@ from shoal_bus.connection import Connection
 from shoal_bus.errors import BusError
 from shoal_execd import RELEASE
 from shoal_execd.actions import ActionFailed, perform
-from shoal_execd.archives import ArchiveError, unpack
+from shoal_execd.archives import LARGEST_ARCHIVE, ArchiveError, unpack
 from shoal_execd.handover import GENERATION_FILE
 from shoal_execd.http_source import SourceFailed, fetch_blob
 from shoal_execd.journal import Journal
@@ -136,6 +136,10 @@ class Configurator:
         self.journal.info(f"wrote {file.path} ({len(content)} bytes, {file.mode:04o})")
 
     def _archive(self, archive: Archive, options: Options) -> None:
+        if archive.blob.size > LARGEST_ARCHIVE:
+            raise ArchiveError(
+                f"customization {archive.name} has {archive.blob.size} bytes: more than {LARGEST_ARCHIVE}"
+            )
         with tempfile.TemporaryFile(dir=self.run) as content:
             self._fetch(archive.blob, options.sources, content)
             content.seek(0)

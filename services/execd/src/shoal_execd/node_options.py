@@ -10,7 +10,7 @@ from shoal_model import names
 
 _MOST_FILES = 10_000
 _LARGEST_FILE = 256 << 20
-_LARGEST_ARCHIVE = 8 << 30
+_LARGEST_ANYTHING = 2**63 - 1
 _ID = 2**32 - 2
 
 
@@ -124,7 +124,7 @@ def _archive(data: dict[str, Any]) -> Archive:
     stored = data.get("archive")
     if not isinstance(stored, dict):
         raise OptionsError(f"archive {name} has no digest")
-    return Archive(name, _blob(stored, name, _LARGEST_ARCHIVE))
+    return Archive(name, _blob(stored, name, _LARGEST_ANYTHING))
 
 
 def _action(data: dict[str, Any]) -> Action:

@@ -99,6 +99,10 @@ class Worker:
                 await self._tell_done(token, self._done(each, Status.FAILED, reason=str(error)))
             await each.again(_RETRY)
             return
+        except Exception as error:  # whatever a tree or a package can think of: one build fails, the worker goes on
+            log.exception("image.unexpected")
+            reason = f"unexpected: {error!r}; the log of image-builder tells where"
+            done = self._done(each, Status.FAILED, reason=reason)
         log.info("image.built" if done.status is Status.OK else "image.failed", reason=done.reason, digest=done.digest)
         await self._tell_done(token, done)
         await each.done()

@@ -41,16 +41,21 @@ def site_layer(modules: Sequence[Module], trees: Sequence[Path], password: str, 
 
 
 def root_password(shadow: Path) -> str:
-    """root's password field from a shadow(5) file; locked where there is none, or where it cannot be read."""
+    """root's password field from a shadow(5) file; locked where there is none, or where it cannot be read.
+
+    The file is bytes: whatever else stands in it plays no part. LayerError if the field itself is no crypt(5).
+    """
     try:
-        lines = shadow.read_text().splitlines()
+        lines = shadow.read_bytes().splitlines()
     except OSError:
         return _LOCKED
     for line in lines:
-        name, _, rest = line.partition(":")
-        password = rest.partition(":")[0]
-        if name == "root" and password.startswith("$"):
-            return password
+        name, _, rest = line.partition(b":")
+        password = rest.partition(b":")[0]
+        if name == b"root" and password.startswith(b"$"):
+            if not password.isascii():
+                raise LayerError(f"{shadow}: root's password is not ASCII, as crypt(5) has it: set it anew with passwd")
+            return password.decode("ascii")
     return _LOCKED
 
 

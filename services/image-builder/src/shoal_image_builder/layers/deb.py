@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from shoal_image_builder.layers.entry import LayerError
+from shoal_image_builder.layers.tar import UNREADABLE
 from shoal_image_builder.process import Cancel, run
 
 _MAGIC = b"!<arch>\n"
@@ -90,22 +91,24 @@ def _find(stream: IO[bytes], package: Path, path: str) -> tuple[int, int]:
     data = io.BufferedReader(Slice(_unclosed(stream), data_start, data_size))
     try:
         with tarfile.open(fileobj=data, mode="r:") as archive:
-            member = archive.getmember(f"./{path}")
-    except KeyError:
-        raise LayerError(f"{package} holds no {path}: it is no module of Shoal") from None
-    except tarfile.TarError as error:
+            for member in archive:
+                if member.size < 0:  # the next member would be one that was read before, without end
+                    raise LayerError(f"{package} is damaged: {member.name} has {member.size} bytes")
+                if member.name == f"./{path}":
+                    return data_start + member.offset_data, member.size
+    except UNREADABLE as error:
         raise LayerError(f"{package} is damaged: {error}") from error
-    return data_start + member.offset_data, member.size
+    raise LayerError(f"{package} holds no {path}: it is no module of Shoal")
 
 
 def _ar_member(stream: IO[bytes], package: Path, name: bytes) -> tuple[int, int]:
     if stream.read(len(_MAGIC)) != _MAGIC:
         raise LayerError(f"{package} is no Debian package")
     while len(header := stream.read(_HEADER_BYTES)) == _HEADER_BYTES:
-        try:
-            size = int(header[48:58])
-        except ValueError:
+        digits = header[48:58].strip()
+        if not digits.isdigit():
             break
+        size = int(digits)
         if header[:16].rstrip(b" /") == name:
             return stream.tell(), size
         stream.seek(size + size % 2, os.SEEK_CUR)

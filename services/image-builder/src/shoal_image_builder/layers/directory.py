@@ -41,11 +41,20 @@ def _source(path: Path, tree: Path) -> Source:
     if stat.S_ISDIR(status.st_mode):
         return Source(entry)
     if stat.S_ISLNK(status.st_mode):
-        return Source(replace(entry, type=Type.SYMLINK, mode=0o777, target=os.readlink(path)))
+        return Source(replace(entry, type=Type.SYMLINK, mode=0o777, target=_target(path)))
     if stat.S_ISREG(status.st_mode):
         file = replace(entry, type=Type.FILE, size=status.st_size, xattrs=_capabilities(path))
         return Source(file, lambda: path.open("rb"))
     raise LayerError(f"{path} is a socket, pipe or device, which a node cannot be given: remove it")
+
+
+def _target(path: Path) -> str:
+    target = os.readlink(path)
+    try:
+        target.encode()
+    except UnicodeEncodeError as error:
+        raise LayerError(f"{path} is a link to {target!r}, which is not UTF-8: remove or rename it") from error
+    return target
 
 
 def _capabilities(path: Path) -> tuple[tuple[str, bytes], ...]:

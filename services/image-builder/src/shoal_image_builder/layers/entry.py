@@ -97,7 +97,7 @@ def parse_manifest(content: bytes) -> list[Entry]:
         if not isinstance(listed, list):
             raise LayerError("the manifest is no list of entries")
         return [Entry.from_plain(data) for data in listed]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise LayerError(f"the manifest cannot be read: {error!r}") from error
 
 

@@ -19,6 +19,8 @@ _OCTAL_7 = 0o7777777
 _OCTAL_11 = 0o77777777777
 _TYPE_FLAGS = {Type.FILE: b"0", Type.SYMLINK: b"2", Type.DIRECTORY: b"5"}
 _XATTR = "SCHILY.xattr."
+UNREADABLE = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
+"""What reading an archive may raise: a time may be `inf`, a header stand before headers without end."""
 
 
 class Readable(Protocol):
@@ -97,7 +99,7 @@ def read_tar(stream: IO[bytes]) -> Iterator[tuple[Entry, IO[bytes] | None]]:
                 name = _relative(member.name)
                 if name:
                     yield _entry(name, member), archive.extractfile(member) if member.isreg() else None
-    except (tarfile.TarError, EOFError) as error:
+    except UNREADABLE as error:
         raise LayerError(f"the archive is damaged: {error}") from error
 
 
@@ -145,7 +147,12 @@ def _extended(entry: Entry, name: bytes, target: bytes) -> bytes:
     records: dict[bytes, bytes] = {_XATTR.encode() + key.encode(): value for key, value in entry.xattrs}
     texts = ((b"path", name), (b"linkpath", target))
     records |= {keyword: text for keyword, text in texts if len(text) > _NAME_BYTES or not text.isascii()}
-    numbers = ((b"uid", entry.uid, _OCTAL_7), (b"gid", entry.gid, _OCTAL_7), (b"size", entry.size, _OCTAL_11))
+    numbers = (
+        (b"uid", entry.uid, _OCTAL_7),
+        (b"gid", entry.gid, _OCTAL_7),
+        (b"size", entry.size, _OCTAL_11),
+        (b"mtime", entry.mtime, _OCTAL_11),
+    )
     records |= {keyword: b"%d" % number for keyword, number, limit in numbers if number > limit}
     return b"".join(_record(keyword, records[keyword]) for keyword in sorted(records))
 
@@ -173,7 +180,7 @@ def _header(
         _octal(uid if uid <= _OCTAL_7 else 0, 8),
         _octal(gid if gid <= _OCTAL_7 else 0, 8),
         _octal(size if size <= _OCTAL_11 else 0, 12),
-        _octal(max(mtime, 0), 12),
+        _octal(max(mtime, 0) if mtime <= _OCTAL_11 else 0, 12),
         b" " * 8,
         flag,
         target.ljust(_NAME_BYTES, b"\0"),

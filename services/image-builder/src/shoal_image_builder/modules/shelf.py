@@ -9,6 +9,7 @@ from shoal_image_builder.layers import deb
 from shoal_image_builder.layers.entry import Entry, LayerError, parse_manifest
 from shoal_image_builder.layers.layer import StoredLayer
 from shoal_image_builder.modules import recipe
+from shoal_model import names
 
 ARCHITECTURE = "amd64"
 FOLDER = "usr/share/shoal/module"
@@ -63,17 +64,17 @@ def read_module(package: Path) -> Module:
         data = json.loads(content)
         return Module(
             package=package,
-            name=str(data["name"]),
+            name=names.name(data["name"]),
             version=str(data["version"]),
-            flavor=str(data["flavor"]),
+            flavor=names.name(data["flavor"]),
             description=str(data["description"]),
             epoch=int(data["epoch"]),
-            sha256=str(data["sha256"]),
+            sha256=names.digest(data["sha256"]),
             size=int(data["size"]),
             packages=int(data["packages"]),
             made_from=str(data.get("made_from", "")),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise LayerError(f"{package}: its module.json cannot be read: {error!r}") from error
 
 
