@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal_bus.codec import pack
-from shoal_bus.errors import BusError, Internal, Unavailable
+from shoal_bus.errors import BusError, Internal, Invalid, Unavailable
 from shoal_fleet import commands
 from shoal_model.messages import ExecRequest, ExecResult, ExecState, NodeExecReply, NodeStatus
 
@@ -111,3 +111,9 @@ def test_the_history_keeps_small_outputs_alone() -> None:
     assert "stdout" not in large["results"][0]
     assert large["author"] == "ada"
     assert len(pack(commands.history("x", request, results(*[(0, 0)] * 10_000), at))) < 1 << 20
+
+
+def test_an_error_without_end_is_cut() -> None:
+    reply = NodeExecReply(exit_code=None, stdout=b"", stderr=b"", error="e" * 4000)
+    assert commands.result("n001", reply).error == "e" * 1000
+    assert commands.failure("n001", Invalid("e" * 100_000)).error == "e" * 1000

@@ -11,6 +11,8 @@ from shoal_execd.processes import ProcessFailed, watched
 _OUTPUT = 256 << 10
 _LONGEST = 3600.0
 _WAITING = 64
+_ERROR = 4000
+"""Characters of an error that `NodeExecReply` takes."""
 _REMEMBERED = 4 << 20
 _MOST_ARGUMENTS = 4096
 
@@ -104,5 +106,5 @@ async def execute(command: Command) -> Reply:
     try:
         code = await watched(command.argv, hear, timeout=command.timeout)
     except ProcessFailed as error:
-        failure = str(error)
+        failure = str(error)[:_ERROR]
     return {"exit_code": code, "stdout": bytes(outputs[1]), "stderr": bytes(outputs[2]), "error": failure}

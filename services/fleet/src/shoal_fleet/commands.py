@@ -18,6 +18,8 @@ MOST, LEAST = 256 << 10, 2 << 10
 """Bounds of what a node may send of each stream, however few or many nodes there are."""
 HISTORY_OUTPUT = 32 << 10
 """Bytes of output up to which the history keeps it."""
+ERROR_TEXT = 1000
+"""Characters that a result tells of an error: thousands of nodes may all have one, and share a message."""
 HISTORY = 500
 """Commands in the history."""
 HISTORY_PREFIX = "exec."
@@ -40,7 +42,7 @@ def result(node: str, reply: NodeExecReply, allowed: int = MOST) -> ExecResult:
         exit_code=reply.exit_code,
         stdout=reply.stdout,
         stderr=reply.stderr,
-        error=reply.error,
+        error=reply.error and reply.error[:ERROR_TEXT],
         cut=max(len(reply.stdout), len(reply.stderr)) >= allowed,
     )
 
@@ -49,7 +51,7 @@ def failure(node: str, error: BusError) -> ExecResult:
     """A node that gave no answer, or could not be understood. Subjects are nothing to tell people of."""
     told = str(error).removeprefix(f"{node_topic(node, 'exec')} ").replace(node_topic(node, "exec"), "it")
     state = ExecState.UNREACHABLE if isinstance(error, Unavailable) else ExecState.FAILED
-    return ExecResult(node=node, state=state, exit_code=None, stdout=b"", stderr=b"", error=told)
+    return ExecResult(node=node, state=state, exit_code=None, stdout=b"", stderr=b"", error=told[:ERROR_TEXT])
 
 
 def absent(status: NodeStatus) -> ExecResult:

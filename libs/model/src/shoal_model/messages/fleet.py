@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, Field
 
-from shoal_model.messages.base import Message
+from shoal_model.messages.base import Count, Measure, Message
 from shoal_model.records import Line, Name, Sha256
 from shoal_model.subjects import Stage
 
@@ -54,12 +54,12 @@ class Heartbeat(Message):
     """`node.<node>.heartbeat`, core NATS, every few seconds from the resident execd."""
 
     node: Name
-    boot: str
+    boot: str = Field(max_length=64)
     at: AwareDatetime
-    uptime: float = Field(description="seconds")
-    load: float = Field(description="load average of one minute")
-    memory_total: int = Field(description="bytes")
-    memory_available: int = Field(description="bytes")
+    uptime: Measure = Field(description="seconds")
+    load: Measure = Field(description="load average of one minute")
+    memory_total: Count = Field(description="bytes")
+    memory_available: Count = Field(description="bytes")
     image: Sha256 | None = Field(None, description="digest of the running image")
     generation: Sha256 | None = Field(None, description="generation of the options it was configured with")
     release: str = Field("", max_length=64, description="version of execd")
@@ -103,7 +103,7 @@ class LogLines(Message):
     node: Name
     boot: str = Field(max_length=64)
     stage: str = Field(max_length=16, description="stage1, stage2 or execd")
-    sequence: int
+    sequence: Count
     lines: list[Annotated[str, Field(max_length=8000)]] = Field(max_length=1000)
 
 
@@ -147,13 +147,17 @@ class NodeExec(Message):
     output: int = Field(256 << 10, ge=0, le=256 << 10, description="bytes of each stream to send back at most")
 
 
+ExitCode = Annotated[int, Field(strict=True, ge=-(2**31), lt=2**31)]
+"""A process's; negative: the signal that ended it."""
+
+
 class NodeExecReply(Message):
     """How the command ended on the node; each stream is cut where `NodeExec` says."""
 
-    exit_code: int | None = Field(description="None if it could not be started or ran out of time")
+    exit_code: ExitCode | None = Field(description="None if it could not be started or ran out of time")
     stdout: bytes
     stderr: bytes
-    error: str | None = None
+    error: str | None = Field(None, max_length=4000)
 
 
 class ExecResult(Message):

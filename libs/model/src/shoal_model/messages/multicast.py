@@ -2,7 +2,7 @@
 
 from pydantic import AwareDatetime, Field
 
-from shoal_model.messages.base import Message
+from shoal_model.messages.base import Count, Message
 from shoal_model.records import Ipv4, Sha256
 
 
@@ -12,7 +12,7 @@ class JoinRequest(Message):
     boot: str = Field(max_length=64)
     image: Sha256 = Field(description="digest of the squashfs")
     address: Ipv4
-    missing: int | None = Field(None, description="blocks still missing, when it resumes; None: all")
+    missing: Count | None = Field(None, description="blocks still missing, when it resumes; None: all")
 
 
 class JoinReply(Message):
@@ -34,7 +34,7 @@ class LeaveRequest(Message):
     """`rpc.mcastd.v1.leave.<node>`: the node has the image, or gives up on multicast and says why."""
 
     boot: str = Field(max_length=64)
-    session: int
+    session: int = Field(strict=True, ge=0, lt=2**32)
     complete: bool
     reason: str | None = Field(None, max_length=400)
 

@@ -143,7 +143,7 @@ class Machine(Message):
     first_seen: AwareDatetime
     last_seen: AwareDatetime
     vendor_class: str | None = None
-    architecture: int | None = Field(None, description="DHCP option 93 (RFC 4578)")
+    architecture: int | None = Field(None, strict=True, ge=0, lt=2**16, description="DHCP option 93 (RFC 4578)")
     uuid: str | None = None
     relay: Ipv4 | None = None
 
@@ -154,7 +154,7 @@ class MachineSeen(Message):
     mac: MacAddress
     at: AwareDatetime
     vendor_class: str | None = Field(None, max_length=255)
-    architecture: int | None = None
+    architecture: int | None = Field(None, strict=True, ge=0, lt=2**16, description="DHCP option 93 (RFC 4578)")
     uuid: str | None = Field(None, max_length=64)
     relay: Ipv4 | None = None
 
