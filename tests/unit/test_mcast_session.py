@@ -212,6 +212,36 @@ def test_a_receiver_that_dies_midway_does_not_stop_the_other() -> None:
     assert lab.ratio < 1.5 * FLOOR
 
 
+@pytest.mark.parametrize("step", [0, 1, -1])
+def test_a_receiver_whose_mark_stands_still_holds_nobody_up(step: int) -> None:
+    lab = Lab(_geometry())
+    honest = lab.node()
+    lab.sender.add(5000, "10.9.9.9", 0.0)
+    for turn in range(400):
+        message = wire.Progress(SESSION, 5000, turn * step % 2**32, 0, 1).encode()
+        lab.at(turn * 0.05, lambda message=message: lab.sender.receive(message, "10.9.9.9", lab.now))  # type: ignore[misc]
+    lab.run()
+    lab.assert_all_have_it()
+    assert honest.done_at is not None
+    assert honest.done_at < 3.0
+    assert lab.sender.ended
+    assert lab.now < 10.0
+    assert lab.sender.status.lost == 1
+
+
+def test_a_receiver_that_always_wants_more_is_dropped() -> None:
+    lab = Lab(_geometry(40))
+    node = lab.node()
+    for block in range(lab.geometry.blocks):
+        lab.sent_content[block * lab.geometry.block_size] ^= 1  # so it never gets what it will believe
+    lab.run()
+    assert not node.receiver.image.complete
+    assert lab.sender.ended
+    assert lab.sender.status.lost == 1
+    assert 2.5 * FLOOR < lab.ratio < 3.5 * FLOOR
+    assert node.receiver.ended
+
+
 def test_nothing_is_sent_to_nobody() -> None:
     lab = Lab(_geometry())
     lab.node().dead = True

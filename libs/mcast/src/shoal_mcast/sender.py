@@ -25,6 +25,8 @@ _ADJUST = 0.05
 _IDLE_POLL = 0.1
 _WINDOW_AGE = 0.002
 _FAREWELLS, _FAREWELL_GAP = 5, 0.05
+_PATIENCE, _LEAST_PATIENCE = 3, 4096
+"""A receiver may have been sent so many times the image, or so many symbols of a small one, and no more."""
 _SPREAD_US = 25
 _INTERVAL_US = 250
 _LEAST_INTERVAL = 0.05
@@ -95,7 +97,7 @@ class Sender:
 
     def add(self, receiver: int, address: str, now: float) -> None:
         """A receiver joined: its reports will come from this address under this id."""
-        self._peers.add(receiver, address, now)
+        self._peers.add(receiver, address, now, self._symbols)
         self._farewells = _FAREWELLS
 
     def remove(self, receiver: int) -> None:
@@ -133,7 +135,7 @@ class Sender:
         match message:
             case Progress():
                 self._peers.progress(peer, message, self._symbols, self._rate.changed_at)
-            case Report():
+            case Report() if peer.active:
                 self._rounds.answer(peer.id, message.poll, message.missing, now)
             case Done():
                 peer.complete = True
@@ -199,6 +201,7 @@ class Sender:
         """Beacons, polls to repeat, the rate, the end."""
         if now >= self._beacon_at:
             self._peers.drop_silent(now)
+            self._peers.drop_hopeless(self._symbols - max(_PATIENCE * self.geometry.symbols, _LEAST_PATIENCE), now)
             if len(self._peers) and self._peers.active:
                 self._beacon(now)
             elif self._farewells:
