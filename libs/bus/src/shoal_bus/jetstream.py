@@ -26,6 +26,10 @@ _NOT_FOUND = {10014, 10037, 10059}
 _WRONG_LAST_SEQUENCE = 10071
 _STORE_FAILED = 10077
 """Whatever kept a message from being stored: only the text tells which limit it was."""
+_INCOMPLETE_BATCH = 10176
+"""Parts of an atomic batch were not stored."""
+_DISK_FULL = {_STORE_FAILED, _INCOMPLETE_BATCH}
+"""What the server says when its disk has no room, among other troubles of its store."""
 
 
 class JetStreamError(BusError):
@@ -33,7 +37,9 @@ class JetStreamError(BusError):
 
     def __init__(self, what: str, error: Mapping[str, Any]) -> None:
         self.err_code = int(error.get("err_code", 0))
-        super().__init__(f"{what}: {error.get('description', 'no reason given')} ({self.err_code})")
+        told = str(error.get("description", "no reason given"))
+        full = self.err_code in _DISK_FULL and "maximum" not in told  # those are limits of the stream
+        super().__init__(f"{what}: {told} ({self.err_code}){'; is the disk of the head full?' if full else ''}")
 
     @property
     def not_found(self) -> bool:
