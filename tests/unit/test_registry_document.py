@@ -75,6 +75,12 @@ def test_every_problem_is_told_at_once() -> None:
     assert paths == ["nodes.n001.mac", "nodes.n001.address", "nodes.n002", "x"]
 
 
+def test_a_name_that_python_alone_has_for_a_section_is_none() -> None:
+    for content in ({"image": "compute"}, None):
+        with pytest.raises(Invalid, match=r"^global_: there is no such field; did you mean 'global'"):
+            document.parse({"global_": content})
+
+
 def test_a_section_without_content_is_an_empty_one() -> None:
     assert document.parse({"nodes": None, "templates": {}, "global": None}) == Cluster()
 

@@ -292,8 +292,6 @@ class Cluster(Record):
     nodes: dict[Name, Node] = Field(default_factory=dict)
     global_: Global = Field(default_factory=Global, alias="global")
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
 
 SECTIONS: dict[Kind, str] = {
     Kind.NETWORK: "networks",
