@@ -134,6 +134,9 @@ def test_apply_with_prune_stores_what_was_shown_or_nothing(cluster: FakeCluster,
 def test_files_that_cannot_be_applied(cluster: FakeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken, binary, empty = tmp_path / "broken.yaml", tmp_path / "binary.yaml", tmp_path / "empty.yaml"
     empty.write_text("# nothing\n")
+    huge = tmp_path / "huge.yaml"
+    with huge.open("wb") as file:
+        file.truncate((64 << 20) + 1)
     broken.write_text("nodes: {}\nnodes: {}\n")
     binary.write_bytes(b"nodes: \xff\n")
     for path, complaint in (
@@ -142,6 +145,8 @@ def test_files_that_cannot_be_applied(cluster: FakeCluster, tmp_path: Path, caps
         (binary, "is not UTF-8"),
         (empty, "empty.yaml: the document is empty"),
         (tmp_path, "cannot read"),
+        (Path("/dev/zero"), "cannot read /dev/zero: not a regular file"),
+        (huge, "huge.yaml holds more than 64 MiB"),
     ):
         assert cluster.shoal("apply", "-f", str(path)) == 1
         assert complaint in capsys.readouterr().err
@@ -170,6 +175,11 @@ def test_the_registrys_no_is_one_sentence(cluster: FakeCluster, capsys: pytest.C
         (["node", "frobnicate"], "No such command"),
         (["exec", "n001", "--timeout", "0", "--", "true"], "--timeout must be"),
         (["boot", "watch", "--until", "lunch"], "lunch"),
+        (["boot", "watch", "--until", "systemd.running", "--timeout", "nan"], "nan is not a time to wait"),
+        (["boot", "watch", "--until", "systemd.running", "--timeout", "-1"], "-1 is not a time to wait"),
+        (["image", "build", "compute", "--wait", "--timeout", "inf"], "inf is not a time to wait"),
+        (["exec", "n001", "--", "\udcff\udcfe"], "argument 4 is not UTF-8 text: \\xff\\xfe"),
+        (["node", "set", "n001", "description=\udcff"], "argument 4 is not UTF-8 text: description=\\xff"),
         (["discovered", "register", "n003", "--address", "10.77"], "not an IPv4 address"),
         (["image", "build", "N_X"], "'N_X' is not a name"),
         (["image", "build", "../x", "--wait"], "'../x' is not a name"),

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from shoal_cli.root import shoal
 from shoal_cli.session import Session
-from shoal_cli.terminal import note, safe
+from shoal_cli.terminal import note, safe, text_of
 
 _SHOWN = 60
 
@@ -25,6 +25,7 @@ def main() -> None:
 def run(arguments: Sequence[str], session: Session | None = None) -> int:
     """Run a command line and return its exit status. `session` stands in for the cluster that the options name."""
     try:
+        _require_text(arguments)
         status = shoal.main(list(arguments), prog_name="shoal", standalone_mode=False, obj=session)
         sys.stdout.flush()
     except click.Abort:
@@ -58,6 +59,19 @@ def run(arguments: Sequence[str], session: Session | None = None) -> int:
         note(f"shoal: {type(error).__name__}: {told}. This is a bug in shoal; SHOAL_DEBUG=1 shows where.")
         return 1
     return status if isinstance(status, int) else 0
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Raises UsageError for an argument that is not UTF-8: Python holds such bytes as lone surrogates, which neither a
+    message nor a file in UTF-8 can.
+    """
+    for number, argument in enumerate(arguments, 1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            given = safe(text_of(argument.encode("utf-8", "surrogateescape")))
+            shown = given if len(given) <= _SHOWN else given[:_SHOWN] + "…"
+            raise click.UsageError(f"argument {number} is not UTF-8 text: {shown}") from None
 
 
 def _debug() -> None:

@@ -26,6 +26,13 @@ def output(command: F) -> F:
     )(command)
 
 
+def seconds(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
+    """A callback for options that are a time to wait: more than 0, and not for ever."""
+    if value is not None and not 0 < value < float("inf"):
+        raise click.BadParameter(f"{value:g} is not a time to wait: give a number of seconds above 0")
+    return value
+
+
 def dry_run(command: F) -> F:
     """`--dry-run`."""
     return click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")(command)

@@ -13,7 +13,7 @@ from rich.table import Table
 from shoal_bus.api import Bus
 from shoal_bus.errors import BusError, NotFound
 from shoal_cli import nodesets, registry, timeline
-from shoal_cli.options import examples, output, pass_session
+from shoal_cli.options import examples, output, pass_session, seconds
 from shoal_cli.session import Failure, Session
 from shoal_cli.terminal import Format, out, safe, safe_lines, show_data, show_table
 from shoal_cli.watching import Watch, board, line
@@ -33,7 +33,7 @@ def boot() -> None:
 @click.option(
     "--until", type=click.Choice([s.value for s in Stage]), help="End when all NODES got here, or failed for good."
 )
-@click.option("--timeout", type=float, metavar="SECONDS", help="With --until: give up after so long.")
+@click.option("--timeout", type=float, callback=seconds, metavar="SECONDS", help="With --until: give up after so long.")
 @pass_session
 def watch(session: Session, target: str | None, until: str | None, timeout: float | None) -> None:
     """Show the stages of boots as they come, until Ctrl-C or --until.

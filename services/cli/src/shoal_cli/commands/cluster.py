@@ -14,13 +14,16 @@ from shoal_cli.terminal import Format, out, show_data, to_yaml
 from shoal_model.messages import ApplyRequest, ChangeReply, Empty, ExportReply
 from shoal_model.subjects import Service, rpc
 
+_MAX_DOCUMENT = 64 << 20
+"""Bytes of a file, characters of standard input; 10,000 nodes fill some five million."""
+
 
 def read(source: str) -> dict[str, Any]:
     """The document in a file, or on stdin for `-`. Raises Failure, naming file and line; also for an empty one, which
     comes of a command that failed before a pipe more often than of a wish for nothing.
     """
     try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        text = _text(source)
         if documents.parse(text) is None:
             raise documents.DocumentError("the document is empty; {} says that no records are meant")
         return documents.parse_map(text)
@@ -30,6 +33,20 @@ def read(source: str) -> dict[str, Any]:
         raise Failure(f"{source} is not UTF-8 text (byte {error.start})") from error
     except documents.DocumentError as error:
         raise Failure(f"{'standard input' if source == '-' else source}: {error}") from error
+
+
+def _text(source: str) -> str:
+    """What the source holds, unless that is too much or, as with a device, might never end."""
+    if source == "-":
+        data: str | bytes = sys.stdin.read(_MAX_DOCUMENT + 1)
+    elif Path(source).exists() and not Path(source).is_file():
+        raise Failure(f"cannot read {source}: not a regular file; pipe what a command prints into `-f -`")
+    else:
+        with Path(source).open("rb") as file:
+            data = file.read(_MAX_DOCUMENT + 1)
+    if len(data) > _MAX_DOCUMENT:
+        raise Failure(f"{source} holds more than {_MAX_DOCUMENT >> 20} MiB: that is no configuration")
+    return data.decode("utf-8") if isinstance(data, bytes) else data
 
 
 @click.command(

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from shoal_bus.api import Bus
 from shoal_cli import registry
-from shoal_cli.options import examples, output, pass_session
+from shoal_cli.options import examples, output, pass_session, seconds
 from shoal_cli.releases import JobEvent
 from shoal_cli.session import Failure, Session
 from shoal_cli.terminal import Format, out, plain, safe, show_data, show_table, size
@@ -30,7 +30,14 @@ from shoal_model.subjects import Service, rpc
 @click.command(epilog=examples("shoal image build compute --wait"))
 @click.argument("name")
 @click.option("--wait", is_flag=True, help="Show its progress and wait for its end; exit status 1 if it fails.")
-@click.option("--timeout", default=1800.0, show_default=True, metavar="SECONDS", help="How long --wait waits at most.")
+@click.option(
+    "--timeout",
+    default=1800.0,
+    show_default=True,
+    callback=seconds,
+    metavar="SECONDS",
+    help="How long --wait waits at most.",
+)
 @pass_session
 def build(session: Session, name: str, wait: bool, timeout: float) -> None:
     """Have an image built as it is recorded now.
