@@ -136,6 +136,15 @@ async def test_a_bad_boot_id_and_a_bad_disk_stop_nothing(tmp_path: Path) -> None
     assert writer.position() == 3
 
 
+async def test_a_position_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    position = tmp_path / ".position"
+    (position / "in-the-way").mkdir(parents=True)
+    writer = LogWriter(StageLogs(tmp_path / "logs"), position, lambda: NOW)
+    await writer.lines(lines(0, "x"), 1)
+    await written(writer)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".position", "logs"]
+
+
 def test_a_position_that_cannot_be_read_begins_anew(tmp_path: Path) -> None:
     position = tmp_path / ".position"
     position.write_text("{}")

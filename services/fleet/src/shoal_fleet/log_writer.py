@@ -120,11 +120,16 @@ class LogWriter:
         """Atomically; without syncing, for after a power cut the lines behind it are gone as well."""
         folder = self._position_file.parent
         folder.mkdir(parents=True, exist_ok=True)
+        partial: Path | None = None
         try:
             with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".position-", delete=False) as file:
+                partial = Path(file.name)
                 json.dump({"sequence": position}, file)
-            os.replace(file.name, self._position_file)
+            os.replace(partial, self._position_file)
         except OSError as error:
+            if partial is not None:  # the disk may be full: one more file a second would not help it
+                with contextlib.suppress(OSError):
+                    partial.unlink()
             _LOG.error("fleet.position.unwritten", file=str(self._position_file), reason=str(error))
 
 
