@@ -1,11 +1,14 @@
 """States of nodes: tables of what was heard, and what it makes."""
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from shoal_fleet.census import Census
 from shoal_fleet.presence import Limits, Standing, Verdict
+from shoal_fleet.service import Fleet
 from shoal_model.messages import BootEvent, Heartbeat, NodeState, NodeStatus, Status
 from shoal_model.subjects import Stage
 
@@ -129,3 +132,25 @@ def test_a_node_that_is_no_more_is_forgotten() -> None:
     one.forget("n001")
     assert one.tick(at(2)) == {}
     assert sum(one.counts().values()) == 0
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+async def test_a_clock_that_is_set_makes_nobody_lost_and_keeps_nobody_up(step: float) -> None:
+    wall, steady = [0.0], [100.0]
+    view = SimpleNamespace(snapshot=SimpleNamespace(cluster=SimpleNamespace(nodes={"n001"})))
+    nothing = cast("Any", None)
+    fleet = Fleet(
+        nothing, nothing, cast("Any", view), census(), nothing, now=lambda: at(wall[0]), steady=lambda: steady[0]
+    )
+
+    def state_after(seconds: float, by: float = 0.0) -> NodeState:
+        wall[0] += seconds + by
+        steady[0] += seconds
+        fleet.census.tick(now := fleet.clock())
+        return next(fleet.census.status(["n001"], now)).state
+
+    await fleet.heartbeat("node.n001.heartbeat", beat(0))
+    assert state_after(5) is UP
+    assert state_after(5, by=step) is UP
+    assert state_after(5) is UP
+    assert state_after(10) is LOST

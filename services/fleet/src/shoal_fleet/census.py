@@ -1,6 +1,7 @@
 """Every node as it is: the timeline, the heartbeats, and the standing that follows from both. No I/O."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from shoal_fleet.presence import Limits, Sign, Standing, judge, next_standing, same
@@ -41,6 +42,11 @@ class Census:
         known = self._standings.get(node)
         if known is None or (known.verdict.state, known.verdict.boot) != (NodeState.UP, heartbeat.boot):
             self._touched.add(node)
+
+    def clock_stepped(self, by: timedelta) -> None:
+        """The head's clock was set by so much: nobody was silent for longer or shorter because of that."""
+        for node, sign in self._signs.items():
+            self._signs[node] = replace(sign, at=sign.at + by)
 
     def forget(self, node: str) -> None:
         """Drop a node that is no more."""

@@ -1,6 +1,7 @@
 """Fleet at work: hears events, heartbeats and logs, and stores what state the nodes are in."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from shoal_fleet.log_writer import LogSocket, LogWriter
 from shoal_fleet.orders import Orders
 from shoal_fleet.presence import Limits, Standing, Verdict
 from shoal_fleet.stage_logs import StageLogs, boot_name
+from shoal_fleet.steps import Steps
 from shoal_model.messages import BootEvent, Heartbeat, LogLines, NodeState
 from shoal_model.records import Kind
 from shoal_model.subjects import BOOT_EVENTS, HEARTBEATS, STATE_BUCKET, Service, Stage, boot_event, node_in
@@ -62,8 +64,22 @@ class Fleet:
     now: Callable[[], datetime]
     gone: set[str] = field(default_factory=set)
     """Nodes whose records were removed, and whose state is still to be."""
+    steady: Callable[[], float] = time.monotonic
     _heard: int = 0
     _recent: bool = False
+    _steps: Steps = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._steps = Steps(self.now(), self.steady())
+
+    def clock(self) -> datetime:
+        """The time. Where the clock was set meanwhile, the census learns of it before it compares times."""
+        now = self.now()
+        step = self._steps.since_last(now, self.steady())
+        if step:
+            _LOG.warning("fleet.clock_stepped", seconds=step.total_seconds())
+            self.census.clock_stepped(step)
+        return now
 
     def knows(self, node: str) -> bool:
         """Whether the node is recorded."""
@@ -98,7 +114,7 @@ class Fleet:
     async def heartbeat(self, subject: str, heartbeat: Heartbeat) -> None:
         """A heartbeat."""
         if self._fits(subject, heartbeat.node, heartbeat.boot):
-            self.census.heartbeat(heartbeat, self.now())
+            self.census.heartbeat(heartbeat, self.clock())
 
     def changed(self, kind: Kind, name: str) -> None:
         """A record changed: a node that is no more is forgotten."""
@@ -115,7 +131,7 @@ class Fleet:
             settled, heard = self._recent or heard == self._heard, self._heard
             if not settled:
                 continue
-            unstored |= self.census.tick(self.now())
+            unstored |= self.census.tick(self.clock())
             for state, number in self.census.counts().items():
                 _NODES.labels(state.value).set(number)
             try:
@@ -160,7 +176,7 @@ async def start(
     fleet = Fleet(bus, state, view, census, writer, now)
     view.on_change(fleet.changed)
     await _restore(fleet)
-    orders = Orders(bus, state, now, lambda node: next(census.status([node], now())))
+    orders = Orders(bus, state, now, lambda node: next(census.status([node], fleet.clock())))
     await orders.begin()
     gate = Gate(view.node_by_address)
     transport = await _listen(options.log_address, lambda: LogSocket(gate, writer, census.timeline.latest_id))
@@ -168,7 +184,7 @@ async def start(
         tasks.create_task(work, name=name)
     tasks.create_task(fleet.tick(), name="tick")
     await bus.subscribe(HEARTBEATS, Heartbeat, fleet.heartbeat)
-    handlers = Handlers(census, logs, orders, lambda: view.snapshot.cluster.nodes, now)
+    handlers = Handlers(census, logs, orders, lambda: view.snapshot.cluster.nodes, fleet.clock)
     await bus.serve(Service.FLEET, version, handlers.endpoints())
     return transport
 
