@@ -98,6 +98,13 @@ def test_nodes_are_answered_in_the_boot_network_alone(head: Head) -> None:
     assert everywhere == {("udp", "0.0.0.0%br0:67")}
 
 
+def test_a_head_that_is_well_says_so_everywhere(head: Head) -> None:
+    script = "import sys, urllib.request; print(*(urllib.request.urlopen(url).status for url in sys.argv[1:]))"
+    ports = (8222, *range(9101, 9108))
+    urls = [f"http://127.0.0.1:{port}/healthz" for port in ports]
+    assert run(head.space, sys.executable, "-c", script, *urls).split() == ["200"] * len(ports)
+
+
 def test_the_services_answer_what_the_contract_says(head: Head, space: Namespace) -> None:
     script = """
 import asyncio, json, sys, nats

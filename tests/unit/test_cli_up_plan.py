@@ -39,6 +39,14 @@ def test_every_service_runs_once_with_the_operators_settings_and_the_heads_on_to
         assert program.health == f"http://{program.env['SHOAL_METRICS']}/readyz"
 
 
+def test_what_tells_that_a_program_is_unwell_hides_nothing_and_only_the_bus_is_restarted_for_it() -> None:
+    bus = plan.nats_program(Path("/venv/bin/nats-server"), Path("/x/nats.conf"), {})
+    assert (bus.alive, bus.restart_helps) == ("http://127.0.0.1:8222/healthz", True)
+    for program in plan.services(HEAD, Path("/venv/bin"), {}):
+        assert program.alive == f"http://{program.env['SHOAL_METRICS']}/healthz"
+        assert not program.restart_helps
+
+
 @pytest.mark.parametrize(("given", "listen"), [("0.0.0.0", "0.0.0.0"), ("10.0.0.1", "10.0.0.1"), ("", "10.77.0.1")])
 def test_the_operator_may_have_nodes_answered_elsewhere(given: str, listen: str) -> None:
     programs = plan.services(HEAD, Path("/venv/bin"), {"SHOAL_LISTEN": given})
