@@ -61,7 +61,8 @@ async def start() -> AsyncIterator[Start]:
             pages = f"127.0.0.1:{free.getsockname()[1]}"
         environment = {**os.environ, "PYTHONPATH": str(TESTS), "SHOAL_NATS": url, **variables}
         command = [sys.executable, "-m", "lab.small_service", "--metrics", pages, "--behaviour", behaviour]
-        process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=PIPE)
+        few_files = ["sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh"]
+        process = await asyncio.create_subprocess_exec(*few_files, *command, env=environment, stderr=PIPE)
         started.append(Running(process, pages))
         return started[-1]
 
@@ -76,6 +77,7 @@ async def test_it_answers_and_drains(nats_server: NatsServer, bus: NatsBus, star
     service = await start(nats_server.url, SHOAL_NAMES="a, b")
     await service.until_logged("service.ready")
     assert "small.names names=a,b" in service.log
+    assert "small.files all=True" in service.log
     assert await service.page("healthz") == (200, "ok\n")
     assert await service.page("readyz") == (200, "ok\n")
     asking = asyncio.create_task(bus.call("rpc.fleet.v1.log", LogRequest(node="n1"), LogReply))

@@ -1,6 +1,7 @@
 """A service as small as one can be: `python -m lab.small_service --behaviour=…` (see `tests/contract`)."""
 
 import asyncio
+import resource
 
 from pydantic import Field
 
@@ -31,6 +32,8 @@ async def body(context: Context[Settings]) -> None:
         await asyncio.sleep(0.2)
         raise ValueError("broken later")
 
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    context.log.info("small.files", all=soft == hard)
     context.log.info("small.names", names=context.settings.names)
     await context.bus.serve(context.service, context.version, [Endpoint("rpc.fleet.v1.log", LogRequest, answer)])
     if behaviour == "crash":

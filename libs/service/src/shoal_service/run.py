@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
@@ -74,7 +75,14 @@ def run(service: Service, settings: type[S], body: Callable[[Context[S]], Awaita
     parsed = parse(service, settings)
     logs.configure(parsed.log_level, as_json=parsed.log_json)
     log: BoundLogger = structlog.stdlib.get_logger(f"shoal.{service}")
+    _take_all_descriptors()
     sys.exit(asyncio.run(_Life(service, parsed, body, log).run()))
+
+
+def _take_all_descriptors() -> None:
+    """As many open files as we may: the usual 1024 are as few for the sake of programs that use select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Stopped(Exception):

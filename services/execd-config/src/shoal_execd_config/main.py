@@ -6,7 +6,7 @@ from shoal_execd_config.handlers import Options
 from shoal_execd_config.settings import Settings
 from shoal_model import ports
 from shoal_model.subjects import Service
-from shoal_service.errors import Fatal
+from shoal_service.http import served
 from shoal_service.records import RecordsView
 from shoal_service.run import Context, run
 from shoal_service.store import BlobStore
@@ -19,23 +19,10 @@ async def serve(context: Context[Settings]) -> None:
         view.on_change(options.record_changed)
         application = web.Application()
         application.router.add_get("/blobs/{digest}", options.blob)
-        runner = web.AppRunner(application, access_log=None)
-        await runner.setup()
-        try:
-            await _listen(runner, str(context.settings.listen))
+        async with served(application, str(context.settings.listen), ports.OPTIONS_HTTP):
             await context.bus.serve(Service.EXECD_CONFIG, context.version, options.endpoints)
             context.ready()
             await options.supply_waiting()
-        finally:
-            await runner.cleanup()
-
-
-async def _listen(runner: web.AppRunner, address: str) -> None:
-    try:
-        await web.TCPSite(runner, address, ports.OPTIONS_HTTP).start()
-    except OSError as error:
-        where = f"{address}:{ports.OPTIONS_HTTP}"
-        raise Fatal(f"cannot serve HTTP at {where}: {error.strerror}; set SHOAL_LISTEN") from error
 
 
 def main() -> None:

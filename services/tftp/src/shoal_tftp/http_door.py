@@ -9,12 +9,11 @@ from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from prometheus_client import Counter
 
-from shoal_service.errors import Fatal
+from shoal_service.http import served
 from shoal_service.store import BlobStore
 from shoal_tftp.files import NotServed
 from shoal_tftp.handlers import Asker, BootFiles, Door, Offer
 
-_DRAIN = 1.0
 _COME_BACK = "5"
 _RESPONSES = Counter("shoal_tftp_http_responses", "HTTP responses of the boot file server", ["status"])
 _log = structlog.stdlib.get_logger("shoal.tftp")
@@ -35,18 +34,8 @@ class HttpDoor:
     @asynccontextmanager
     async def open(self, listen: tuple[str, int]) -> AsyncIterator[int]:
         """Serve for as long as the context lasts; gives the port. Raises Fatal if the address cannot be had."""
-        runner = web.AppRunner(self._application, access_log=None, shutdown_timeout=_DRAIN)
-        await runner.setup()
-        try:
-            try:
-                await web.TCPSite(runner, *listen, backlog=4096).start()
-            except OSError as error:
-                raise Fatal(
-                    f"cannot serve HTTP at {listen[0]}:{listen[1]}: {error.strerror}; set SHOAL_LISTEN"
-                ) from error
-            yield int(runner.addresses[0][1])
-        finally:
-            await runner.cleanup()
+        async with served(self._application, *listen) as port:
+            yield port
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
         asker = _asker(request)
