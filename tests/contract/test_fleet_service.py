@@ -298,7 +298,7 @@ async def test_messages_of_an_enemy_are_counted_and_break_nothing(recorded: Clie
             await bus.publish(subject, m.Empty())
         await bus.emit("evt.boot.n001.x", event(Stage.STAGE1_START, "../../etc/passwd"))
         await bus.publish("node.n001.heartbeat", heartbeat(boot="../../etc/passwd"))
-        evil = m.LogLines(node="n001", boot="../../evil", stage="../..", sequence=-5, lines=["x"])
+        evil = m.LogLines(node="n001", boot="../../evil", stage="../..", sequence=5, lines=["x"])
         await bus.publish(node_log("n001"), evil)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as node:
             node.bind(("127.0.0.1", 0))
