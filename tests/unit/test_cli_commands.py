@@ -145,7 +145,7 @@ def test_files_that_cannot_be_applied(cluster: FakeCluster, tmp_path: Path, caps
         (binary, "is not UTF-8"),
         (empty, "empty.yaml: the document is empty"),
         (tmp_path, "cannot read"),
-        (Path("/dev/zero"), "cannot read /dev/zero: not a regular file"),
+        (Path("/dev/zero"), "/dev/zero holds more than 64 MiB"),
         (huge, "huge.yaml holds more than 64 MiB"),
     ):
         assert cluster.shoal("apply", "-f", str(path)) == 1
@@ -418,7 +418,7 @@ def test_a_bus_that_is_not_there_is_one_sentence(
     assert run(["--nats", "nats://127.0.0.1:1", "node", "list"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("shoal: ")
-    assert "Does `shoal up` run" in error
+    assert "nats://127.0.0.1:1: Connection refused. Does `shoal up` run" in error
     assert error.count("\n") == 1
 
 

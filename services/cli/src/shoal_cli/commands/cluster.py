@@ -36,11 +36,9 @@ def read(source: str) -> dict[str, Any]:
 
 
 def _text(source: str) -> str:
-    """What the source holds, unless that is too much or, as with a device, might never end."""
+    """What the source holds, unless that is too much: a device might never end."""
     if source == "-":
         data: str | bytes = sys.stdin.read(_MAX_DOCUMENT + 1)
-    elif Path(source).exists() and not Path(source).is_file():
-        raise Failure(f"cannot read {source}: not a regular file; pipe what a command prints into `-f -`")
     else:
         with Path(source).open("rb") as file:
             data = file.read(_MAX_DOCUMENT + 1)
