@@ -1,6 +1,7 @@
 """The HTTP door against clients that hold on to it."""
 
 import asyncio
+import resource
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -106,6 +107,18 @@ async def test_one_address_has_so_many_connections_and_gets_them_back(tmp_path: 
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"HEAD /big HTTP/1.1\r\nHost: head\r\n\r\n")
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        for _, other in (*held, (reader, writer)):
+            other.close()
+
+
+async def test_no_more_connections_than_half_the_files_that_may_be_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (6, 6))
+    async with door(tmp_path) as port:
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await closed_after(reader) < 5
         for _, other in (*held, (reader, writer)):
             other.close()
 

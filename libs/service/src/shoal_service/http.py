@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -31,7 +32,7 @@ class Limits:
     each: int = 64
     """Connections of one address. A node has a few."""
     together: int = 8192
-    """Connections of all addresses."""
+    """Connections of all addresses; fewer where half of the files that may be open are fewer: each may send a file."""
 
 
 @asynccontextmanager
@@ -74,6 +75,7 @@ class _Server(web.Server):
     def __init__(self, limits: Limits, usual: web.Server, options: dict[str, Any]) -> None:
         super().__init__(usual.request_handler, request_factory=usual.request_factory, **options)
         self._limits = limits
+        self._together = min(limits.together, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._addresses: dict[web.RequestHandler, str] = {}
         self._open: Counter[str] = Counter()
         self._refused = 0
@@ -84,7 +86,7 @@ class _Server(web.Server):
         super().connection_made(handler, transport)
         address = self._addresses[handler] = str((transport.get_extra_info("peername") or ("gone",))[0])
         self._open[address] += 1
-        if self._open[address] > self._limits.each or len(self._addresses) > self._limits.together:
+        if self._open[address] > self._limits.each or len(self._addresses) > self._together:
             transport.abort()
             self._tell_of(address)
             return
