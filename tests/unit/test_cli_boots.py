@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -188,6 +189,18 @@ async def follow(*events: BootEvent, timeout: float | None = 30, subject: str | 
         missing = await boot_command.follow(bus, ["n1"], until=RUNNING, timeout=timeout, began=began)
     await asyncio.gather(*emitting)
     return missing
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_a_time_at_the_end_of_the_calendar_is_shown(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        for at in (datetime.min, datetime.max):
+            assert "n1" in watching.line(event(RUNNING, 0).model_copy(update={"at": at.replace(tzinfo=UTC)}))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 async def test_what_another_node_says_of_a_node_is_not_believed() -> None:

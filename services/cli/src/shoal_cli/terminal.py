@@ -35,6 +35,14 @@ def safe_lines(text: str) -> list[str]:
     return ["\t".join(safe(part) for part in line.removesuffix("\r").split("\t")) for line in lines]
 
 
+def local(at: datetime) -> datetime:
+    """A time where the reader is; as it came if it lies at the very end of the calendar, where no other zone has it."""
+    try:
+        return at.astimezone()
+    except OverflowError:
+        return at
+
+
 def text_of(output: bytes) -> str:
     """Bytes that ought to be UTF-8 as text; what is not comes out as `\\xff`."""
     return output.decode("utf-8", "backslashreplace")
@@ -57,7 +65,7 @@ def plain(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, datetime):
-        return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        return local(value).strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return safe(", ".join(value)) or "-"
     if isinstance(value, Mapping | list):

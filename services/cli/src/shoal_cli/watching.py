@@ -8,7 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from shoal_cli.terminal import safe
+from shoal_cli.terminal import local, safe
 from shoal_cli.timeline import LAST, STAGES, describe
 from shoal_model.messages import BootEvent, Status
 from shoal_model.subjects import Stage
@@ -90,7 +90,7 @@ class Watch:
 
 def line(event: BootEvent) -> str:
     """One event as one line: time, node, stage, status where it is not ok, details, reason."""
-    told = [f"{event.at.astimezone():%H:%M:%S}", f"{event.node:<12}", f"{event.stage:<16}"]
+    told = [f"{local(event.at):%H:%M:%S}", f"{event.node:<12}", f"{event.stage:<16}"]
     if event.status is not Status.OK:
         told.append(event.status.upper())
     details = describe(event)

@@ -15,7 +15,7 @@ from shoal_bus.errors import BusError, NotFound
 from shoal_cli import nodesets, registry, timeline
 from shoal_cli.options import examples, output, pass_session, seconds
 from shoal_cli.session import Failure, Session
-from shoal_cli.terminal import Format, out, safe, safe_lines, show_data, show_table
+from shoal_cli.terminal import Format, local, out, safe, safe_lines, show_data, show_table
 from shoal_cli.watching import Watch, board, line
 from shoal_model.messages import Boot, BootEvent, BootsReply, BootsRequest, LogReply, LogRequest, Status
 from shoal_model.subjects import BOOT_EVENTS, Service, Stage, boot_event, rpc
@@ -171,7 +171,7 @@ def _tell(story: Boot, verdict: timeline.Verdict, log: list[str]) -> None:
         told = "; ".join(part for part in (safe(step.reason or ""), step.details) if part)
         status = click.style(step.status, fg=colours[step.status])
         rows.append([f"{step.since_start:8.2f} s", f"{step.took:+8.2f}", step.stage, status, told])
-    out(f"{story.node}, boot {safe(story.boot or '(not yet known)')}, began {story.events[0].at.astimezone():%F %T}")
+    out(f"{story.node}, boot {safe(story.boot or '(not yet known)')}, began {local(story.events[0].at):%F %T}")
     show_table(["at", "took", "stage", "status", "what"], rows)
     if log and not verdict.arrived:
         out(f"\nthe last {len(log)} lines of its log:")
