@@ -2,6 +2,7 @@
 
 import pytest
 
+from shoal_bus.link import in_words
 from shoal_bus.servers import checked, without_secrets
 
 GOOD = {
@@ -38,3 +39,20 @@ def test_what_is_no_servers_address_is_refused_without_its_secrets(address: str)
     with pytest.raises(ValueError, match="expected nats://host:port, got") as caught:
         checked(address)
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ("[Errno 111] Connect call failed ('127.0.0.1', 1)", "Connection refused"),
+        (
+            "Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), "
+            "[Errno 113] Connect call failed ('127.0.0.1', 1)",
+            "Multiple exceptions: Connection refused, No route to host",
+        ),
+        ("[Errno -2] Name or service not known", "Name or service not known"),
+        ("nats: 'Authorization Violation'", "nats: 'Authorization Violation'"),
+    ],
+)
+def test_a_connection_that_failed_is_told_in_words(told: str, words: str) -> None:
+    assert in_words(told) == words

@@ -6,6 +6,7 @@ server, an expired credential and a broken cable are one case and not three. Nod
 
 import asyncio
 import logging
+import os
 import re
 import secrets
 import ssl
@@ -329,7 +330,7 @@ async def dial(server: str, name: str, credentials: Credentials, counts: Counter
     except (OSError, nats.errors.Error, TimeoutError, ValueError, Unavailable) as error:
         await link.shut()
         reason = link.problem if isinstance(error, nats.errors.NoServersError) and link.problem else error
-        told = str(reason)
+        told = in_words(str(reason))
         if isinstance(reason, TimeoutError) and reason.errno is None:
             told = f"no answer within {time.monotonic() - began:.0f} s"
         raise Unavailable(told or type(reason).__name__) from error
@@ -339,3 +340,9 @@ async def dial(server: str, name: str, credentials: Credentials, counts: Counter
     if not link.alive:
         raise Unavailable(f"lost at once: {link.problem}")
     return link
+
+
+def in_words(told: str) -> str:
+    """What asyncio and the system say of a connection that failed, without their numbers: `Connection refused`."""
+    told = re.sub(r"\[Errno ([0-9]+)\] Connect call failed \(.*?\)", lambda found: os.strerror(int(found[1])), told)
+    return re.sub(r"\[Errno -?[0-9]+\] ", "", told)
