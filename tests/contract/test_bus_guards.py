@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -334,3 +335,25 @@ async def test_nobody_is_made_to_publish_where_the_asker_may_not(
         await until(lambda: bus.counts["replies_refused"] == 4 and len(heard) == 2)
         await link.flush()
     assert heard == ["_INBOX.mine.1", "_INBOX.mine.1"]
+
+
+async def test_a_bus_that_is_dialling_closes(
+    nats_server: NatsServer, bus: NatsBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dial may swallow the cancellation that meets it, and the next one would begin."""
+    monkeypatch.setattr(connections, "_LONGEST_PAUSE", 0.0)
+    nats_server.stop()
+    await until(lambda: not bus.connected)
+    original = link.dial
+
+    async def deaf(server: str, name: str, credentials: Credentials, counts: Counter[str]) -> link.Link:
+        try:
+            await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            asyncio.current_task().uncancel()  # type: ignore[union-attr]
+        return await original(server, name, credentials, counts)
+
+    monkeypatch.setattr(connections, "dial", deaf)
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(5):
+        await bus.close()

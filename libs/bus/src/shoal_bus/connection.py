@@ -294,9 +294,10 @@ class Connection:
         await self.close()
 
     async def _supervise(self) -> None:
-        """Connect, wait for the loss, connect again; for ever, at random intervals that grow to 10 s."""
+        """Connect, wait for the loss, connect again; until closed, at random intervals that grow to 10 s."""
         failures = 0
-        while True:
+        # Not for ever: nats-py may swallow the cancellation that `close` sends into a dial.
+        while not self._closed:
             server = self._next(failures)
             told = without_secrets(server)
             self._problems.setdefault(told, "no answer")
