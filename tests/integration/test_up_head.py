@@ -63,7 +63,7 @@ def wait_for(true: Callable[[], bool], head: Head, seconds: float = 30) -> None:
 
 def processes(head: Head) -> dict[str, int]:
     """The programs of a head by name, from inside its namespace: process ids as they are there."""
-    listing = run(head.space, "ps", "-e", "-o", "pid=,args=")
+    listing = run(head.space, "ps", "-eww", "-o", "pid=,args=")
     rows = [line.split(None, 1) for line in listing.splitlines() if str(SHOAL.parent) in line]
     return {
         next(

@@ -187,7 +187,7 @@ class BootLab:
         raise LabError(f"{program} does not run\n{self.head.tail()}")
 
     def _pids(self, program: str) -> list[str]:
-        rows = [line.split() for line in run(self.space, "ps", "-e", "-o", "pid=,args=").splitlines()]
+        rows = [line.split() for line in run(self.space, "ps", "-eww", "-o", "pid=,args=").splitlines()]
         return [pid for pid, *words in rows if any(Path(word).name == program for word in words[:2])]
 
 
