@@ -16,7 +16,7 @@ GROUPS = {"*": ["n001", "n002", "n003"], "compute": ["n001", "n002"]}
 @pytest.mark.parametrize(
     ("text", "data"),
     [
-        ("", {}),
+        ("{}", {}),
         ("version: 1.10", {"version": "1.10"}),
         ("mac: 52:54:00:12:34:56", {"mac": "52:54:00:12:34:56"}),
         ("boot: yes\nsize: 0x10\nday: 2001-01-01", {"boot": "yes", "size": "0x10", "day": "2001-01-01"}),
@@ -27,6 +27,12 @@ GROUPS = {"*": ["n001", "n002", "n003"], "compute": ["n001", "n002"]}
 )
 def test_scalars_stay_as_they_are_written(text: str, data: object) -> None:
     assert documents.parse_map(text) == data
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "~"])
+def test_an_empty_document_is_no_map(text: str) -> None:
+    with pytest.raises(documents.DocumentError, match="the document is empty"):
+        documents.parse_map(text)
 
 
 @pytest.mark.parametrize(

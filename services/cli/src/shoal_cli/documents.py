@@ -52,10 +52,10 @@ def parse(text: str) -> Any:  # noqa: ANN401 - whatever the text says
 
 
 def parse_map(text: str) -> dict[str, Any]:
-    """A map from YAML; an empty text is an empty map. Raises DocumentError."""
+    """A map from YAML. Raises DocumentError; also for an empty text, which is no map: `{}` would be one."""
     data = parse(text)
     if data is None:
-        return {}
+        raise DocumentError("the document is empty; {} says that no records are meant")
     if not isinstance(data, dict):
         raise DocumentError(f"expected sections such as `nodes:`, found {_kind(data)}")
     return data

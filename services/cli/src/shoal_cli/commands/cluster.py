@@ -23,10 +23,7 @@ def read(source: str) -> dict[str, Any]:
     comes of a command that failed before a pipe more often than of a wish for nothing.
     """
     try:
-        text = _text(source)
-        if documents.parse(text) is None:
-            raise documents.DocumentError("the document is empty; {} says that no records are meant")
-        return documents.parse_map(text)
+        return documents.parse_map(_text(source))
     except OSError as error:
         raise Failure(f"cannot read {source}: {error.strerror}") from error
     except UnicodeDecodeError as error:
