@@ -5,6 +5,7 @@ A record's fields are the same in YAML, on the command line and on the bus. Its 
 """
 
 import ipaddress
+import json
 import re
 from enum import StrEnum
 from typing import Annotated, Any, Self
@@ -76,6 +77,13 @@ class Loader(StrEnum):
     IPXE = "ipxe"
 
 
+class Admission(StrEnum):
+    """When a node that boots is let in: while its boot is expected, or whenever somebody boots in its name."""
+
+    ARMED = "armed"
+    ALWAYS = "always"
+
+
 class BootStyle(StrEnum):
     """Where the root file system lives."""
 
@@ -98,6 +106,11 @@ class Settings(Record):
 
     image: Name | None = Field(None, description="the image it boots")
     boot: BootSettings = BootSettings()
+    admission: Admission | None = Field(
+        None,
+        description="`armed` (default): only an expected boot is let in (`shoal boot arm`, an announced reboot); "
+        "`always`: whoever boots at the node's address with its MAC is let in and gets its secrets",
+    )
     rootfs: list[Name] | None = Field(None, description="Root FS customizations, applied in this order")
     authorized_keys: list[PublicKey] | None = Field(None, description="OpenSSH public keys that may log in as root")
     properties: dict[Name, Line] = Field(
@@ -228,7 +241,9 @@ class Geometry(Record):
 
 
 class ImageManifest(Record):
-    """What an image is, to the last byte. It stands beside its files in the store and travels to the nodes."""
+    """What an image is, to the last byte. It stands beside its files in the store and travels to the nodes, signed
+    as `body` gives it: so fields are only ever added, optional and None by default.
+    """
 
     image: Name
     flavor: Name
@@ -243,12 +258,25 @@ class ImageManifest(Record):
     geometry: Geometry = Geometry()
     blocks: list[Sha256] = Field(description="SHA-256 of each block of the squashfs, in order")
 
+    def body(self) -> bytes:
+        """The bytes that are signed: JSON without what is None, its keys in order."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        return json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
+
+
+class Signature(Record):
+    """Who stands behind a manifest: the public key of an image builder (`U…`), and its Ed25519 signature in hex."""
+
+    key: Annotated[str, Field(pattern=r"^U[A-Z2-7]{55}$")]
+    value: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+
 
 class ImageRelease(Record):
     """The build of an image that nodes get now."""
 
     manifest: ImageManifest
     built: AwareDatetime
+    signature: Signature | None = Field(None, description="over `manifest`; a node refuses an image without it")
 
     @property
     def digest(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from shoal_model.records import (
+    Admission,
     BootConfig,
     BootSettings,
     BootStyle,
@@ -48,6 +49,7 @@ class Effective:
     style: BootStyle
     root_size: str
     tmp_size: str
+    admission: Admission
     rootfs: tuple[str, ...]
     authorized_keys: tuple[str, ...]
     properties: Mapping[str, str]
@@ -83,6 +85,7 @@ def effective(cluster: Cluster, node_id: str) -> Effective:
         style=layers.first("boot.style", BootStyle.RORAM),
         root_size=layers.first("boot.root_size", "50%"),
         tmp_size=layers.first("boot.tmp_size", "25%"),
+        admission=layers.first("admission", Admission.ARMED),
         rootfs=tuple(layers.first("rootfs", list[str]())),
         authorized_keys=tuple(layers.first("authorized_keys", list[str]())),
         properties=layers.properties(),

@@ -13,6 +13,7 @@ class Service(StrEnum):
     """The services of a head; also the queue group each one answers in."""
 
     REGISTRY = "registry"
+    AUTH = "auth"
     FLEET = "fleet"
     DHCP = "dhcp"
     TFTP = "tftp"
@@ -50,6 +51,10 @@ EVENTS_STREAM = "EVENTS"
 JOBS_STREAM = "JOBS"
 RECORDS_BUCKET = "records"
 STATE_BUCKET = "state"
+IDENTITY_BUCKET = "identity"
+"""Who is bound to which key, armed boots, quarantine: auth's alone."""
+SECRETS_BUCKET = "secrets"
+"""Values that are shown to nobody: registry's alone."""
 
 EVENTS = "evt.>"
 JOBS = "job.>"
@@ -91,6 +96,13 @@ def node_log(node: str) -> str:
 def node_topic(node: str, topic: str) -> str:
     """`node.<node>.<topic>`: options, exec, heartbeat …"""
     return f"node.{names.name(node)}.{names.name(topic)}"
+
+
+def inbox(role: str, name: str | None = None) -> str:
+    """Where answers to a service (`_INBOX.registry`), an operator (`_INBOX.operator`) or a node (`_INBOX.node.n001`)
+    arrive; its permissions name it.
+    """
+    return f"_INBOX.{names.name(role)}" if name is None else f"_INBOX.{names.name(role)}.{names.name(name)}"
 
 
 def job(kind: str, verb: str) -> str:

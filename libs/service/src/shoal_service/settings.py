@@ -50,6 +50,8 @@ class ServiceSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged, and above")
     log_json: bool = Field(False, description="log lines as JSON")
     state: Path = Field(Path("/var/lib/shoal"), description="directory of what is kept")
+    key: Path | None = Field(None, description="file with the seed of this service's key on the bus")
+    ca: Path | None = Field(None, description="the cluster's `ca.crt`: who may have certificates and sign images")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -64,6 +66,8 @@ class ListeningSettings(ServiceSettings):
     """What a service is told that nodes speak to directly. Its ports are those of `shoal_model.ports`."""
 
     listen: IPv4Address = Field(IPv4Address("0.0.0.0"), description="IPv4 address of this head that nodes speak to")
+    tls_cert: Path | None = Field(None, description="certificate (PEM) of this head, for HTTP with TLS")
+    tls_key: Path | None = Field(None, description="file with the certificate's key")
 
 
 S = TypeVar("S", bound=ServiceSettings)

@@ -20,6 +20,7 @@ class Settings(ServiceSettings):
     rootfs: Path | None = Field(None, description="directory of the Root FS customizations; default: <state>/root-fs")
     images: Path = Field(Path("/etc/shoal/images"), description="files to copy: {common,<image>}/copy/ below this")
     shadow: Path = Field(Path("/etc/shadow"), description="where root's password for images comes from")
+    image_key: Path | None = Field(None, description="file with the seed that signs image manifests")
     keep: int = Field(3, ge=1, le=1000, description="builds of each image that stay in the store")
 
     @property

@@ -16,6 +16,7 @@ class TftpSettings(ListeningSettings):
         [Path("/usr/lib/PXELINUX"), Path("/usr/lib/syslinux/modules/bios"), Path("/usr/lib/ipxe")],
         description="directories of boot loaders, in the order in which they are searched",
     )
+    boot_key: Path | None = Field(None, description="file with the seed that signs boot tokens")
     transfers: int = Field(1000, ge=1, le=20_000, description="files under way at once, at each door")
 
     @property

@@ -124,12 +124,22 @@ class BootRequest(Message):
     boot: str = Field(max_length=64, description="boot id")
 
 
+class SignedManifest(Message):
+    """An `ImageManifest` as `ImageManifest.body` gives it, the public key (`U…`) that signed these bytes, and its
+    signature of 64 bytes; both empty where no image key was configured.
+    """
+
+    body: bytes
+    key: str = ""
+    signature: bytes = b""
+
+
 class BootReply(Message):
-    """What a node is to boot. `manifest` is an `ImageManifest` as plain data."""
+    """What a node is to boot."""
 
     node: Name
     name: Name
-    manifest: dict[str, Any]
+    manifest: SignedManifest
     style: BootStyle
     root_size: TmpfsSize
     tmp_size: TmpfsSize
@@ -166,10 +176,10 @@ class MachinesReply(Message):
 
 
 class PublishImageRequest(Message):
-    """`rpc.registry.v1.publish-image`: image-builder has put a build into the store. The manifest is plain data."""
+    """`rpc.registry.v1.publish-image`: image-builder has put a build into the store."""
 
     name: Name
-    manifest: dict[str, Any]
+    manifest: SignedManifest
 
 
 class PublishRootfsRequest(Message):

@@ -1,0 +1,1 @@
+"""shoal-auth: proves who connects to the bus."""

@@ -1,0 +1,19 @@
+"""Settings of auth."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from shoal_service.settings import ServiceSettings
+
+
+class AuthSettings(ServiceSettings):
+    """The auth callout: proves nodes, and hands out their permissions."""
+
+    callout_key: Path | None = Field(None, description="file with the seed of the user in account AUTH")
+    system_key: Path | None = Field(
+        None, description="file with the seed of the user in account SYS, to cut connections"
+    )
+    issuer_key: Path | None = Field(None, description="file with the seed that signs permissions (an account's, `SA…`)")
+    boot_keys: list[str] = Field([], description="public keys of the boot file servers whose tokens count")
+    lifetime: int = Field(3600, ge=10, le=7 * 86400, description="seconds after which a node proves its key again")
