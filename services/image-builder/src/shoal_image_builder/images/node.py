@@ -20,8 +20,8 @@ from shoal_image_builder.node_python import PREFIX, STDLIB, NodePython
 from shoal_image_builder.process import Cancel
 
 _WHOLE = ("shoal_execd", "shoal_mcast", "nats", "msgpack")
-_IMPORTED = ("shoal_bus", "shoal_model")
-"""Of these a node gets what its code imports; the rest needs pydantic, which nodes do not have."""
+_IMPORTED = ("shoal_bus", "shoal_identity", "shoal_model")
+"""Of these a node gets what its code imports; much of the rest needs pydantic, which nodes do not have."""
 _AGENT = "shoal_execd"
 _DATA = "data"
 INIT = "init"

@@ -1,4 +1,5 @@
-"""Build the runtime: Debian's Python moved under /usr/lib/shoal, with a loader and libraries of its own.
+"""Build the runtime: Debian's Python, PyNaCl with it, moved under /usr/lib/shoal, with a loader and libraries of its
+own.
 
 Only the interpreter is changed (patchelf): it names its own loader, and its forced RPATH leads itself and everything
 it loads to its own libraries, so nothing of the image is ever mixed in.
@@ -22,19 +23,22 @@ from shoal_image_builder.modules.sources import sources_for
 from shoal_image_builder.node_python import LIBRARIES, LOADER, PREFIX, PYTHON, STDLIB, NodePython
 from shoal_image_builder.process import Cancel, output, run
 
-_DEBIAN_STDLIB = "usr/lib/python3.11/"
+_DEBIAN_PYTHON = ("usr/lib/python3.11/", "usr/lib/python3/dist-packages/")
+"""The standard library, and what does not come with it: on nodes both are one."""
 _BINARIES = {PYTHON: "usr/bin/python3.11", f"{PREFIX}/bin/busybox": "bin/busybox"}
 _LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
 _DEB = re.compile(r"var/cache/apt/archives/(?P<name>[^_/]+)_(?P<version>[^_]+)_[^_]+\.deb")
 _MUST_WORK = """\
 import argparse, asyncio, concurrent.futures, ctypes, dataclasses, email.parser, fcntl, hashlib, http.client, inspect
-import importlib.metadata, ipaddress, json, logging.handlers, mmap, platform, pwd, queue, random, resource, secrets
-import select, shlex, shutil, signal, socket, ssl, struct, subprocess, sys, tarfile, tempfile, termios, threading
-import traceback, typing, urllib.request, uuid, zlib
+import importlib.metadata, ipaddress, json, logging.handlers, mmap, nacl.signing, platform, pwd, queue, random
+import resource, secrets, select, shlex, shutil, signal, socket, ssl, struct, subprocess, sys, tarfile, tempfile
+import termios, threading, traceback, typing, urllib.request, uuid, zlib
 ssl.create_default_context()
 hashlib.sha256(b"").hexdigest()
 ctypes.CDLL(None).getpid()
 asyncio.run(asyncio.sleep(0))
+key = nacl.signing.SigningKey.generate()
+key.verify_key.verify(key.sign(b"a boot"))
 assert sys.prefix == "/usr/lib/shoal", sys.prefix
 """
 """What an agent imports; run where there are no libraries but the runtime's own."""
@@ -80,12 +84,12 @@ def _source(path: Path, name: str, epoch: int) -> Source:
 def _relocate(sources: Mapping[str, Source], recipe: recipes.Recipe, root: Path, *, cancel: Cancel) -> None:
     for path, origin in _BINARIES.items():
         _extract(sources, origin, root / path, executable=True)
-    kept = without(list(sources.values()), recipe.drop, recipe.keep)
-    for source in kept:
+    for source in without(list(sources.values()), recipe.drop, recipe.keep):
         path = source.entry.path
-        if path.startswith(_DEBIAN_STDLIB) and path.endswith((".py", ".so")) and source.open is not None:
-            _extract(sources, path, root / STDLIB / path.removeprefix(_DEBIAN_STDLIB))
-    wanted = [root / PYTHON, *sorted((root / STDLIB / "lib-dynload").iterdir())]
+        folder = next((folder for folder in _DEBIAN_PYTHON if path.startswith(folder)), None)
+        if folder is not None and path.endswith((".py", ".so")) and source.open is not None:
+            _extract(sources, path, root / STDLIB / path.removeprefix(folder))
+    wanted = [root / PYTHON, *sorted((root / STDLIB).rglob("*.so"))]
     seen: set[str] = set()
     while wanted:
         for name in sorted(_needed(wanted.pop(), cancel) - seen):
