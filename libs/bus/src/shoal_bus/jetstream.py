@@ -79,6 +79,15 @@ async def _asked(connection: Connection, subject: str, body: bytes, headers: dic
     raise AssertionError("unreachable")
 
 
+async def make_consumer(connection: Connection, stream: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Make a consumer that has a name and a filter; one that is there as wanted stays. Raises as `api`.
+
+    Both stand in the subject (ADR-37), where permissions can name them; the server refuses a body that says otherwise.
+    """
+    subject = f"CONSUMER.CREATE.{stream}.{config['name']}.{config['filter_subject']}"
+    return await api(connection, subject, {"stream_name": stream, "config": config})
+
+
 async def ensure(connection: Connection, config: Mapping[str, Any]) -> None:
     """Make a stream, or bring one that exists up to date; what we say nothing of stays as it is there."""
     name = config["name"]

@@ -43,12 +43,11 @@ async def work(connection: Connection, subject: str, message: type[M]) -> AsyncI
 
 async def _jobs(connection: Connection, subject: str, message: type[M]) -> AsyncGenerator[Job[M], None]:
     stream, config = subjects.JOBS_STREAM, streams.job_worker(subject)
-    name, failures = config["durable_name"], 0
+    name, failures = config["name"], 0
     while True:
         link = await connection.link()
         try:
-            request = {"stream_name": stream, "config": config}
-            await jetstream.api(connection, f"CONSUMER.DURABLE.CREATE.{stream}.{name}", request)
+            await jetstream.make_consumer(connection, stream, config)
         except Unavailable as error:
             failures += 1
             log.warning("bus.work subject=%s attempts=%d error=%s", subject, failures, error)

@@ -1,8 +1,8 @@
 """Reading a stream in order and without a gap, whatever happens to links and consumers on the way.
 
-A pull consumer without a name, one batch at a time: the server sends what was asked for and no more, so that a slow
-reader slows the stream down and loses nothing. Each message tells its own number and the consumer's: a gap, silence,
-or a lost link makes a new consumer that begins behind the last message given out.
+A pull consumer under a name that nobody can guess, one batch at a time: the server sends what was asked for and no
+more, so that a slow reader slows the stream down and loses nothing. Each message tells its own number and the
+consumer's: a gap, silence, or a lost link makes a new consumer that begins behind the last message given out.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import json
 import logging
 import random
 import re
+import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import nats.errors
 
 from shoal_bus.connection import Connection
 from shoal_bus.errors import BusError, Unavailable
-from shoal_bus.jetstream import api
+from shoal_bus.jetstream import api, make_consumer
 from shoal_bus.link import Link, Message
 
 log = logging.getLogger("shoal.bus")
@@ -132,6 +133,7 @@ async def _create(
 ) -> Mapping[str, Any]:
     start: dict[str, Any] = {"deliver_policy": "by_start_sequence", "opt_start_seq": position + 1}
     config = {
+        "name": secrets.token_hex(16),
         "filter_subject": pattern,
         "ack_policy": "none",
         "mem_storage": True,
@@ -139,7 +141,7 @@ async def _create(
         "inactive_threshold": _FORGET_AFTER * _NANOSECONDS,
         **({"deliver_policy": "last_per_subject"} if latest else start),
     }
-    return await api(connection, f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config})
+    return await make_consumer(connection, stream, config)
 
 
 async def _delete(link: Link, stream: str, name: str) -> None:

@@ -112,6 +112,7 @@ def job_worker(subject: str) -> dict[str, Any]:
     """The consumer that all workers for `subject` share."""
     name = re.sub(r"[^a-z0-9-]+", "_", subject.replace(">", "all").replace("*", "any"))
     return {
+        "name": name,
         "durable_name": name,
         "filter_subject": job_filter(subject),
         "ack_policy": "explicit",
