@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from shoal_model import messages as m
 
-NODE, OPERATOR, ANYONE = "node", "operator", "anyone"
+NODE, OPERATOR = "node", "operator"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ REQUESTS: tuple[Subject, ...] = (
     Subject("rpc.registry.v1.change", m.ChangeRequest, OPERATOR, "registry", m.ChangeReply),
     Subject("rpc.registry.v1.apply", m.ApplyRequest, OPERATOR, "registry", m.ChangeReply),
     Subject("rpc.registry.v1.export", m.Empty, OPERATOR, "registry", m.ExportReply),
-    Subject("rpc.registry.v1.list", m.RecordsRequest, OPERATOR, "registry", m.RecordsReply),
+    Subject("rpc.registry.v1.list", m.RecordsRequest, "operator, image-builder", "registry", m.RecordsReply),
     Subject("rpc.registry.v1.show-node", m.ShowNodeRequest, OPERATOR, "registry", m.ShowNodeReply),
     Subject("rpc.registry.v1.discovered", m.Empty, OPERATOR, "registry", m.MachinesReply),
     Subject("rpc.registry.v1.publish-image", m.PublishImageRequest, "image-builder", "registry", m.ChangeReply),
@@ -58,17 +58,17 @@ REQUESTS: tuple[Subject, ...] = (
 """Request and reply; the queue group is the service's name."""
 
 EVENTS: tuple[Subject, ...] = (
-    Subject("evt.<kind>.<name>.changed", m.Changed, "registry", ANYONE),
-    Subject("evt.image.<name>.published", m.ImagePublished, "registry", ANYONE),
+    Subject("evt.<kind>.<name>.changed", m.Changed, "registry", OPERATOR),
+    Subject("evt.image.<name>.published", m.ImagePublished, "registry", OPERATOR),
     Subject("evt.machine.<mac>.seen", m.MachineSeen, "dhcp", "registry"),
     Subject("evt.boot.<node>.<stage>", m.BootEvent, "dhcp, tftp, auth, node", "fleet, mcastd"),
     Subject("evt.node.<node>.log", m.LogLines, NODE, "fleet"),
-    Subject("evt.identity.<node>.alarm", m.IdentityAlarm, "auth", ANYONE),
-    Subject("evt.identity.<node>.changed", m.IdentityChanged, "auth", ANYONE),
+    Subject("evt.identity.<node>.alarm", m.IdentityAlarm, "auth", OPERATOR),
+    Subject("evt.identity.<node>.changed", m.IdentityChanged, "auth", OPERATOR),
     Subject("evt.job.<id>.progress", m.JobProgress, "image-builder", OPERATOR),
     Subject("evt.job.<id>.done", m.JobDone, "image-builder", OPERATOR),
-    Subject("evt.session.<id>.started", m.SessionInfo, "mcastd", ANYONE),
-    Subject("evt.session.<id>.ended", m.SessionInfo, "mcastd", ANYONE),
+    Subject("evt.session.<id>.started", m.SessionInfo, "mcastd", OPERATOR),
+    Subject("evt.session.<id>.ended", m.SessionInfo, "mcastd", OPERATOR),
 )
 """Kept in stream EVENTS."""
 
