@@ -16,6 +16,8 @@ from shoal_identity.keys import Key, raw_public, verify
 
 LIFETIME = 1800
 """Seconds from the boot script to the connection: kernel and initrd of 3,000 nodes take 600 of them on gigabit."""
+CONNECTION_LIFETIME = 3600
+"""Seconds after which a node that was let in proves its key again."""
 _VERSION = 1
 _DOMAIN = b"shoal boot token\0"
 _HEAD = struct.Struct("!B32sQ8s4sBB")
