@@ -21,14 +21,18 @@ from shoal_bus.errors import Invalid, NotFound
 from shoal_bus.fakes import MemoryBus
 from shoal_bus.nats import NatsBus
 from shoal_bus.streams import JOB_ATTEMPTS
+from shoal_identity import signatures
+from shoal_identity.keys import Key
+from shoal_identity.trust import Trust
 from shoal_image_builder import worker
 from shoal_image_builder.handlers import Handlers
 from shoal_image_builder.images.assemble import Places, Watch
 from shoal_image_builder.modules.shelf import MissingModule
 from shoal_image_builder.process import Cancelled
+from shoal_image_builder.registry import Releases
 from shoal_image_builder.worker import Worker, build_id
 from shoal_model import messages as m
-from shoal_model.records import Image, ImageManifest, Kind, ModuleVersion, RootfsRelease, StoredFile
+from shoal_model.records import Image, ImageManifest, ImageRelease, Kind, ModuleVersion, RootfsRelease, StoredFile
 from shoal_model.subjects import Service, rpc
 from shoal_registry import effects
 from shoal_service.store import BlobStore
@@ -76,18 +80,22 @@ async def bus(request: pytest.FixtureRequest) -> AsyncIterator[Bus]:
             stack.push_async_callback(ours.close)
         await registry_bus.prepare()
         await stack.enter_async_context(_registry(registry_bus))
-        apply = m.ApplyRequest(document=DOCUMENT, author="ada")
-        await ours.call(rpc(Service.REGISTRY, "apply"), apply, m.ChangeReply, timeout=30)
+        await _recorded(ours)
         yield ours
 
 
+async def _recorded(bus: Bus) -> None:
+    apply = m.ApplyRequest(document=DOCUMENT, author="ada")
+    await bus.call(rpc(Service.REGISTRY, "apply"), apply, m.ChangeReply, timeout=30)
+
+
 @asynccontextmanager
-async def _registry(bus: Bus) -> AsyncIterator[None]:
+async def _registry(bus: Bus, trust: Trust | None = None) -> AsyncIterator[None]:
     ready, stop = asyncio.Event(), asyncio.Event()
 
     async def live() -> None:
         async with asyncio.TaskGroup() as tasks:
-            await shoal_registry.service.start(bus, tasks, now, "0")
+            await shoal_registry.service.start(bus, tasks, now, "0", trust)
             ready.set()
             await stop.wait()
             raise asyncio.CancelledError
@@ -111,14 +119,35 @@ def places(tmp_path: Path) -> Places:
 async def _served(bus: Bus, places: Places, trees: Path) -> AsyncIterator[None]:
     """Handlers and worker, both running."""
     serving = await bus.serve(Service.IMAGE_BUILDER, "0", Handlers(bus, places, trees).endpoints())
-    log = structlog.stdlib.get_logger("test")
-    working = asyncio.create_task(Worker(bus, places, 3, log=log, now=now).run())
+    working = asyncio.create_task(_worker(bus, places).run())
     try:
         yield
     finally:
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
         await serving.stop()
+
+
+def _worker(bus: Bus, places: Places, key: Key | None = None) -> Worker:
+    releases = Releases(bus, places.store, 3, key)
+    return Worker(bus, places, releases, log=structlog.stdlib.get_logger("test"), now=now)
+
+
+def _job(attempt: int, ends: list[str]) -> Job[m.BuildImageJob]:
+    """A job that writes down how it ended."""
+
+    async def say(word: str) -> None:
+        ends.append(word)
+
+    return Job(
+        worker.BUILD,
+        m.BuildImageJob(name="compute"),
+        "j1",
+        attempt,
+        done=lambda: say("done"),
+        again=lambda _: say("again"),
+        still_working=lambda: say("alive"),
+    )
 
 
 async def _until_done(bus: Bus, job: str) -> tuple[list[m.JobProgress], m.JobDone]:
@@ -151,9 +180,42 @@ async def test_a_build_tells_its_steps_and_is_published(
         steps, done = await _until_done(bus, reply.job)
         assert [step.step for step in steps][:2] == ["look", "done"]
         assert (done.status, done.digest, done.image) == (m.Status.OK, "a" * 64, "compute")
-        listing = m.RecordsRequest(kind=Kind.IMAGE_RELEASE)
-        releases = await bus.call(rpc(Service.REGISTRY, "list"), listing, m.RecordsReply)
-    assert ImageManifest.model_validate(releases.records["compute"]["manifest"]) == MANIFEST
+        assert await _release(bus) == ImageRelease(manifest=MANIFEST, built=now())
+
+
+async def _release(bus: Bus) -> ImageRelease:
+    listing = m.RecordsRequest(kind=Kind.IMAGE_RELEASE)
+    releases = await bus.call(rpc(Service.REGISTRY, "list"), listing, m.RecordsReply)
+    return ImageRelease.model_validate(releases.records["compute"])
+
+
+async def test_a_build_that_was_there_already_is_published_anew_with_the_image_key(
+    bus: Bus, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "assemble", lambda *_: MANIFEST)
+    key = Key.new()
+    for by in (None, key):
+        await _worker(bus, places, by).work(_job(1, []))
+    release = await _release(bus)
+    assert release.signature is not None
+    value = bytes.fromhex(release.signature.value)
+    signatures.check(MANIFEST.body(), release.signature.key, value, [key.public])
+    async with asyncio.timeout(20), bus.events("evt.image.compute.published", m.ImagePublished, since=0) as told:
+        assert [(await anext(told))[2].digest for _ in range(2)] == ["a" * 64] * 2
+
+
+async def test_a_build_whose_signature_the_registry_denies_has_failed(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "assemble", lambda *_: MANIFEST)
+    bus, ends = MemoryBus(), list[str]()
+    async with _registry(bus, Trust("", (Key.new().public,))):
+        await _recorded(bus)
+        await _worker(bus, places).work(_job(1, ends))
+    async with asyncio.timeout(20), bus.events("evt.job.j1.done", m.JobDone, since=0) as told:
+        done = (await anext(told))[2]
+    assert (ends[-1], done.status) == ("done", m.Status.FAILED)
+    assert "start image-builder with an image key (SHOAL_IMAGE_KEY)" in (done.reason or "")
 
 
 async def test_a_build_that_cannot_succeed_says_why_and_is_not_repeated(
@@ -215,22 +277,8 @@ async def test_a_worker_that_stops_gives_its_build_up(
 
 async def _alone(places: Places, attempt: int) -> tuple[list[str], list[m.JobDone]]:
     """What a worker does with a job, and tells of it, while no registry answers."""
-    alone = MemoryBus()
-    ends: list[str] = []
-
-    async def say(word: str) -> None:
-        ends.append(word)
-
-    job = Job(
-        worker.BUILD,
-        m.BuildImageJob(name="compute"),
-        "j1",
-        attempt,
-        done=lambda: say("done"),
-        again=lambda seconds: say("again"),
-        still_working=lambda: say("alive"),
-    )
-    await Worker(alone, places, 3, log=structlog.stdlib.get_logger("test"), now=now).work(job)
+    alone, ends = MemoryBus(), list[str]()
+    await _worker(alone, places).work(_job(attempt, ends))
     await alone.emit("evt.job.j1.done", m.JobDone(job="j1", image="compute", status=m.Status.OK, at=now()))
     told: list[m.JobDone] = []
     async with alone.events("evt.job.j1.done", m.JobDone, since=0) as events:

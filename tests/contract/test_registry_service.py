@@ -1,6 +1,7 @@
 """The registry as others meet it, on the bus in memory and on a real nats-server: the same tests for both."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,10 +13,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from shoal_bus.api import Bus, Store
-from shoal_bus.codec import unpack
-from shoal_bus.errors import Conflict, Invalid, NotFound, Unavailable
+from shoal_bus.codec import pack, unpack
+from shoal_bus.errors import Conflict, Denied, Invalid, NotFound, Unavailable
+from shoal_identity import signatures
+from shoal_identity.keys import Key
+from shoal_identity.trust import Trust
 from shoal_model import messages as m
-from shoal_model.records import RECORD_TYPES, Kind, Node, parse_key
+from shoal_model.records import RECORD_TYPES, ImageManifest, Kind, Node, parse_key
 from shoal_model.subjects import RECORDS_BUCKET, Service, rpc
 from shoal_registry import claims, service
 
@@ -32,13 +36,13 @@ DOCUMENT: dict[str, Any] = {
 
 
 @asynccontextmanager
-async def registry(bus: Bus) -> AsyncIterator[None]:
+async def registry(bus: Bus, trust: Trust | None = None) -> AsyncIterator[None]:
     """A registry that answers, until the block ends."""
     answers = asyncio.Event()
 
     async def live() -> None:
         async with asyncio.TaskGroup() as tasks:
-            await service.start(bus, tasks, lambda: datetime.now(UTC), "0")
+            await service.start(bus, tasks, lambda: datetime.now(UTC), "0", trust)
             answers.set()
 
     task = asyncio.create_task(live())
@@ -74,13 +78,18 @@ def delete(kind: Kind, name: str) -> m.Operation:
     return m.Operation(action=m.Action.DELETE, kind=kind, name=name)
 
 
-def manifest(**fields: object) -> dict[str, Any]:
+def built(key: Key | None = None) -> m.PublishImageRequest:
+    """A build of image compute, signed with a key."""
     stored = {"sha256": "a" * 64, "size": 3_000_000}
-    return {
+    body = ImageManifest.model_validate({
         "image": "compute", "flavor": "bookworm", "version": "1.0.1", "identity": "b" * 64, "content": "c" * 64,
         "modules": [{"name": "core", "version": "1.0.1", "sha256": "e" * 64}], "kernel_version": "6.1",
-        "squashfs": stored, "kernel": stored, "initrd": stored, "blocks": ["d" * 64] * 3, **fields,
-    }  # fmt: skip
+        "squashfs": stored, "kernel": stored, "initrd": stored, "blocks": ["d" * 64] * 3,
+    }).body()  # fmt: skip
+    if key is None:
+        return m.PublishImageRequest(name="compute", manifest=m.SignedManifest(body=body))
+    signed = m.SignedManifest(body=body, key=key.public, signature=signatures.sign(body, key))
+    return m.PublishImageRequest(name="compute", manifest=signed)
 
 
 async def until(check: Callable[[], Awaitable[bool]]) -> None:
@@ -182,18 +191,48 @@ async def test_an_image_is_built_published_booted_and_gone(clients: Clients) -> 
             assert job.message == m.BuildImageJob(name="compute")
             with pytest.raises(Unavailable, match="image compute has no build yet: run `shoal image build compute`"):
                 await ask(bus, "boot", m.BootRequest(boot="b1"), m.BootReply, node="n001")
-            request = m.PublishImageRequest(name="compute", manifest=manifest())
-            published = await ask(builder, "publish-image", request, m.ChangeReply)
+            published = await ask(builder, "publish-image", built(), m.ChangeReply)
             await job.done()
         assert [(item.kind, item.what) for item in published.changes] == [("image-release", "added")]
         boot = await ask(bus, "boot", m.BootRequest(boot="b1"), m.BootReply, node="n001")
-        assert (boot.node, boot.manifest["squashfs"]["sha256"]) == ("n001", "a" * 64)
+        assert (boot.node, boot.manifest) == ("n001", built().manifest)
         async with bus.events("evt.image.compute.published", m.ImagePublished, since=0) as events:
             async with asyncio.timeout(10):
                 assert (await anext(aiter(events)))[2].digest == "a" * 64
         await apply(bus, {"networks": DOCUMENT["networks"]}, prune=True)
         with pytest.raises(NotFound):
             await ask(bus, "list", m.RecordsRequest(kind=Kind.IMAGE_RELEASE, name="compute"), m.RecordsReply)
+
+
+async def test_a_head_with_keys_publishes_signed_images_alone(clients: Clients) -> None:
+    bus, key = await clients(), Key.new()
+    async with registry(await clients(), Trust("", (key.public,))):
+        first = await apply(bus)
+        for wrong in (built(), built(Key.new())):
+            with pytest.raises(Denied):
+                await ask(bus, "publish-image", wrong, m.ChangeReply)
+        assert (await ask(bus, "export", m.Empty(), m.ExportReply)).revision == first.revision
+        await ask(bus, "publish-image", built(key), m.ChangeReply)
+        boot = await ask(bus, "boot", m.BootRequest(boot="b1"), m.BootReply, node="n001")
+        assert (boot.manifest, boot.sources[0]) == (built(key).manifest, "https://10.77.0.1:8081")
+        again = await ask(bus, "publish-image", built(key), m.ChangeReply)
+        assert again.changes == []
+
+
+async def test_an_image_that_was_published_before_the_head_had_keys_is_built_again(clients: Clients) -> None:
+    bus = await clients()
+    async with registry(await clients()):
+        await apply(bus)
+        async with bus.work("job.image.build", m.BuildImageJob) as jobs:
+            await (await anext(aiter(jobs))).done()
+        await ask(bus, "publish-image", built(), m.ChangeReply)
+    async with registry(await clients(), Trust("", (Key.new().public,))):
+        boot = await ask(bus, "boot", m.BootRequest(boot="b1"), m.BootReply, node="n001")
+        assert boot.manifest == built().manifest
+        async with asyncio.timeout(10), bus.work("job.image.build", m.BuildImageJob) as jobs:
+            job = await anext(aiter(jobs))
+            assert job.message.name == "compute"
+            await job.done()
 
 
 async def test_a_tree_is_published(clients: Clients) -> None:
@@ -360,9 +399,10 @@ async def test_messages_of_an_enemy_change_nothing_and_break_nothing(clients: Cl
             for kind in (Kind.NODE, Kind.IMAGE_RELEASE):
                 with pytest.raises(Invalid):
                     await change(bus, put(kind, "n009", **{**record, "zz": 1}))
-            request = m.PublishImageRequest(name="compute", manifest=record)
-            with pytest.raises(Invalid):
-                await ask(bus, "publish-image", request, m.ChangeReply)
+            for body in (pack(record), json.dumps(record, default=repr).encode()):
+                request = m.PublishImageRequest(name="compute", manifest=m.SignedManifest(body=body))
+                with pytest.raises(Invalid):
+                    await ask(bus, "publish-image", request, m.ChangeReply)
         out = await ask(bus, "export", m.Empty(), m.ExportReply)
         assert (out.document, out.revision) == (DOCUMENT, first.revision)
 

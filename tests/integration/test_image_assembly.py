@@ -29,6 +29,7 @@ from shoal_image_builder.images.squashfs import NotWhatWasPacked
 from shoal_image_builder.layers.entry import LayerError, Type
 from shoal_image_builder.node_python import NodePython, unpack
 from shoal_image_builder.process import Cancel, Cancelled
+from shoal_image_builder.registry import Releases
 from shoal_image_builder.rootfs import pack_tree
 from shoal_image_builder.worker import BUILD, Worker
 from shoal_model.messages import BuildImageJob, Empty, PublishImageRequest, RecordsReply, RecordsRequest
@@ -161,7 +162,7 @@ async def _published(
     bus, releases = MemoryBus(), list[ImageManifest]()
 
     async def publish(_: str, request: PublishImageRequest) -> Empty:
-        releases.append(ImageManifest.model_validate(request.manifest))
+        releases.append(ImageManifest.model_validate_json(request.manifest.body))
         return Empty()
 
     async def records(_: str, request: RecordsRequest) -> RecordsReply:
@@ -174,7 +175,8 @@ async def _published(
         Endpoint(rpc(Service.REGISTRY, "list"), RecordsRequest, records),
     ]
     await bus.serve(Service.REGISTRY, "0", endpoints)
-    worker = Worker(bus, places, 3, log=structlog.stdlib.get_logger("test"), now=lambda: datetime.now(UTC))
+    told = Releases(bus, places.store, 3, None)
+    worker = Worker(bus, places, told, log=structlog.stdlib.get_logger("test"), now=lambda: datetime.now(UTC))
 
     async def nothing(_: float = 0.0) -> None:
         """The queue takes note."""

@@ -11,9 +11,10 @@ from shoal_image_builder.images.builds import Builds
 from shoal_image_builder.layers.entry import LayerError
 from shoal_image_builder.modules.shelf import Module, offered
 from shoal_image_builder.process import Cancel
+from shoal_image_builder.registry import TIMEOUT, recorded
 from shoal_image_builder.rootfs import BadTree, pack_tree
 from shoal_image_builder.threads import in_thread
-from shoal_image_builder.worker import BUILD, build_id, recorded
+from shoal_image_builder.worker import BUILD, build_id
 from shoal_model.messages import (
     BuildImageJob,
     BuildReply,
@@ -27,8 +28,6 @@ from shoal_model.messages import (
 )
 from shoal_model.records import StoredFile
 from shoal_model.subjects import Service, rpc
-
-_TIMEOUT = 10.0
 
 
 class Handlers:
@@ -58,7 +57,7 @@ class Handlers:
         except BadTree as error:
             raise Invalid(str(error)) from error
         published = PublishRootfsRequest(name=request.name, archive=archive, files=files)
-        await self._bus.call(rpc(Service.REGISTRY, "publish-rootfs"), published, Empty, timeout=_TIMEOUT)
+        await self._bus.call(rpc(Service.REGISTRY, "publish-rootfs"), published, Empty, timeout=TIMEOUT)
         return CommitRootfsReply(archive=archive, files=files)
 
     async def modules(self, _: str, __: Empty) -> ModulesReply:

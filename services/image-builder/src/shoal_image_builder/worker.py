@@ -16,30 +16,20 @@ from shoal_bus.codec import pack
 from shoal_bus.errors import BusError, Denied, Invalid, NotFound
 from shoal_bus.streams import JOB_ATTEMPTS
 from shoal_image_builder.images.assemble import Places, Watch, assemble
-from shoal_image_builder.images.builds import Builds
 from shoal_image_builder.images.squashfs import NotWhatWasPacked
 from shoal_image_builder.layers.entry import LayerError
 from shoal_image_builder.modules.shelf import MissingModule
 from shoal_image_builder.process import Cancel, CommandFailed
+from shoal_image_builder.registry import TIMEOUT, Releases, recorded
 from shoal_image_builder.threads import in_thread
-from shoal_model.messages import (
-    BuildImageJob,
-    Empty,
-    JobDone,
-    JobProgress,
-    PublishImageRequest,
-    RecordsReply,
-    RecordsRequest,
-    Status,
-)
-from shoal_model.records import Image, ImageManifest, ImageRelease, Kind, compact
-from shoal_model.subjects import Service, event, job, rpc
+from shoal_model.messages import BuildImageJob, JobDone, JobProgress, Status
+from shoal_model.records import Image, ImageManifest, compact
+from shoal_model.subjects import event, job
 
 BUILD = job("image", "build")
 _SIGN_OF_LIFE = 15.0
 """Seconds between telling the queue that a build still runs; it gives a silent one to another worker after a minute."""
 _RETRY = 5.0
-_TIMEOUT = 10.0
 _STEPS = 64
 """More than an assembly has."""
 _ABANDONED = (
@@ -62,8 +52,10 @@ class Step:
 class Worker:
     """Works on builds until cancelled."""
 
-    def __init__(self, bus: Bus, places: Places, keep: int, *, log: BoundLogger, now: Callable[[], datetime]) -> None:
-        self._bus, self._places, self._keep, self._log, self._now = bus, places, keep, log, now
+    def __init__(
+        self, bus: Bus, places: Places, releases: Releases, *, log: BoundLogger, now: Callable[[], datetime]
+    ) -> None:
+        self._bus, self._places, self._releases, self._log, self._now = bus, places, releases, log, now
 
     async def run(self) -> None:
         """Take jobs, one by one."""
@@ -87,7 +79,9 @@ class Worker:
             async with _alive(each):
                 with _SECONDS.time():
                     manifest = await self._build(each, token)
-                await self._publish(name, manifest)
+                removed = await self._releases.publish(name, manifest)
+                if removed:
+                    log.info("image.pruned", digests=removed)
             done = self._done(each, Status.OK, digest=manifest.squashfs.sha256)
         except _REFUSALS as error:
             done = self._done(each, Status.FAILED, reason=str(error))
@@ -146,16 +140,6 @@ class Worker:
             )
             await self._tell(event("job", each.id, "progress"), told, f"{token}-{number}")
 
-    async def _publish(self, name: str, manifest: ImageManifest) -> None:
-        request = PublishImageRequest(name=name, manifest=compact(manifest))
-        await self._bus.call(rpc(Service.REGISTRY, "publish-image"), request, Empty, timeout=_TIMEOUT)
-        releases = await _list(self._bus, Kind.IMAGE_RELEASE)
-        in_use = {ImageRelease.model_validate(data).digest for data in releases.values()}
-        builds = Builds(self._places.store)
-        removed = await in_thread(lambda _: builds.prune(self._keep, in_use))
-        if removed:
-            self._log.info("image.pruned", digests=removed)
-
     async def _tell_done(self, token: str, done: JobDone) -> None:
         _BUILDS.labels(done.status).inc()
         await self._tell(event("job", done.job, "done"), done, f"{token}-done")
@@ -163,7 +147,7 @@ class Worker:
     async def _tell(self, subject: str, message: JobProgress | JobDone, identity: str) -> None:
         """An event about a job. One that cannot be stored is logged: the work itself counts."""
         try:
-            async with asyncio.timeout(_TIMEOUT):
+            async with asyncio.timeout(TIMEOUT):
                 await self._bus.emit(subject, message, id=identity)
         except (BusError, TimeoutError) as error:
             self._log.warning("image.untold", subject=subject, error=str(error))
@@ -176,21 +160,9 @@ class Worker:
         )
 
 
-async def recorded(bus: Bus, name: str) -> Image:
-    """The record of an image. NotFound if there is none, Unavailable without a registry."""
-    records = await _list(bus, Kind.IMAGE, name)
-    return Image.model_validate(records[name])
-
-
 def build_id(name: str, image: Image) -> str:
     """The id of the job that builds an image as it is recorded; the registry makes the same of the same."""
     return hashlib.sha256(pack({"name": name, "image": compact(image)})).hexdigest()[:32]
-
-
-async def _list(bus: Bus, kind: Kind, name: str | None = None) -> dict[str, dict[str, object]]:
-    request = RecordsRequest(kind=kind, name=name)
-    reply = await bus.call(rpc(Service.REGISTRY, "list"), request, RecordsReply, timeout=_TIMEOUT)
-    return reply.records
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ the stream drops what another replica has sent already. So a registry that dies 
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import structlog
@@ -72,11 +72,18 @@ def build(name: str, image: Image) -> Effect:
     return Effect(subjects.job("image", "build"), BuildImageJob(name=name), digest[:32], work=True)
 
 
-def missing_builds(snapshot: Snapshot) -> Iterator[Effect]:
-    """Jobs for the images that nothing was built from yet: to be sent at every start, lest one was lost."""
+def missing_builds(snapshot: Snapshot, image_keys: Collection[str] | None) -> Iterator[Effect]:
+    """Jobs for the images that nothing was built from yet: to be sent at every start, lest one was lost. Where nodes
+    trust `image_keys` (None: they trust anybody), also for those whose release is signed by none of these.
+    """
     for name, image in snapshot.cluster.images.items():
-        if name not in snapshot.image_releases:
+        release = snapshot.image_releases.get(name)
+        if release is None or not _trusted(release, image_keys):
             yield build(name, image)
+
+
+def _trusted(release: ImageRelease, image_keys: Collection[str] | None) -> bool:
+    return image_keys is None or (release.signature is not None and release.signature.key in image_keys)
 
 
 class Effects:

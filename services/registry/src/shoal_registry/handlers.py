@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from shoal_bus.api import Endpoint
+from shoal_identity.trust import Trust
 from shoal_model.messages import (
     ApplyRequest,
     BootReply,
@@ -31,13 +32,19 @@ _BUILDER = "image-builder"
 
 
 class Handlers:
-    """Operators read what the store's leader has; a booting node is answered from memory at once."""
+    """Operators read what the store's leader has; a booting node is answered from memory at once.
 
-    def __init__(self, ledger: Ledger, mirror: Mirror, machines: Machines, now: Callable[[], datetime]) -> None:
+    `trust` says who may sign images; None: this head has no keys and no certificate.
+    """
+
+    def __init__(
+        self, ledger: Ledger, mirror: Mirror, machines: Machines, now: Callable[[], datetime], trust: Trust | None
+    ) -> None:
         self._ledger = ledger
         self._mirror = mirror
         self._machines = machines
         self._now = now
+        self._trust = trust
 
     def endpoints(self) -> list[Endpoint[Any]]:
         """Every verb with its message and handler."""
@@ -98,9 +105,8 @@ class Handlers:
 
     async def publish_image(self, _: str, request: PublishImageRequest) -> ChangeReply:
         """See `PublishImageRequest`."""
-        manifest = publish.image_manifest(request)
-        at = self._now()
-        return await self._ledger.change(lambda snapshot, _: publish.image_release(snapshot, manifest, at), _BUILDER)
+        release = publish.signed_release(request, self._trust, self._now())
+        return await self._ledger.change(lambda snapshot, _: publish.image_release(snapshot, release), _BUILDER)
 
     async def publish_rootfs(self, _: str, request: PublishRootfsRequest) -> ChangeReply:
         """See `PublishRootfsRequest`."""
@@ -109,4 +115,4 @@ class Handlers:
 
     async def boot(self, subject: str, _: BootRequest) -> BootReply:
         """See `BootRequest`. The node is the one that the subject names."""
-        return readings.boot(self._mirror.snapshot, node_in(subject))
+        return readings.boot(self._mirror.snapshot, node_in(subject), tls=self._trust is not None)

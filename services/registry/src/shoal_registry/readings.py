@@ -5,15 +5,24 @@ from typing import Any
 
 from shoal_bus.errors import NotFound, Unavailable
 from shoal_model import ports
-from shoal_model.messages import BootReply, EffectiveValue, OverriddenValue, RecordsReply, ShowNodeReply
-from shoal_model.records import BootConfig, Kind, Settings, compact
+from shoal_model.messages import (
+    BootReply,
+    EffectiveValue,
+    OverriddenValue,
+    RecordsReply,
+    ShowNodeReply,
+    SignedManifest,
+)
+from shoal_model.records import BootConfig, ImageRelease, Kind, Settings, compact
 from shoal_model.resolve import Effective, Snapshot, Unresolvable, boot_network, effective, levels
 from shoal_registry.inventory import section
 from shoal_registry.problems import suggestion
 
 
-def boot(snapshot: Snapshot, node_id: str) -> BootReply:
-    """What a node is to boot now. Raises NotFound or Unavailable, saying what is missing and how it comes to be."""
+def boot(snapshot: Snapshot, node_id: str, *, tls: bool) -> BootReply:
+    """What a node is to boot now; `tls`: the head serves images over HTTPS.
+
+    Raises NotFound or Unavailable, saying what is missing and how it comes to be."""
     node = _effective(snapshot, node_id)
     if node.image is None:
         advice = "give it one: on the node, its template, its boot config or globally"
@@ -25,11 +34,11 @@ def boot(snapshot: Snapshot, node_id: str) -> BootReply:
     return BootReply(
         node=node_id,
         name=node.name,
-        manifest=release.manifest.model_dump(mode="json"),
+        manifest=_signed(release),
         style=node.style,
         root_size=node.root_size,
         tmp_size=node.tmp_size,
-        sources=[f"http://{head}:{port}" for port in (ports.IMAGE_HTTP, ports.BOOT_HTTP)],
+        sources=[f"{'https' if tls else 'http'}://{head}:{ports.IMAGE_HTTP}", f"http://{head}:{ports.BOOT_HTTP}"],
     )
 
 
@@ -50,6 +59,13 @@ def records(snapshot: Snapshot, kind: Kind, name: str | None, revision: int) -> 
             raise NotFound(f"there is no {kind} {name!r}" + (f"; {hint}" if hint else ""))
         found = {name: found[name]}
     return RecordsReply(records={key: compact(record) for key, record in found.items()}, revision=revision)
+
+
+def _signed(release: ImageRelease) -> SignedManifest:
+    body, by = release.manifest.body(), release.signature
+    if by is None:
+        return SignedManifest(body=body)
+    return SignedManifest(body=body, key=by.key, signature=bytes.fromhex(by.value))
 
 
 def _effective(snapshot: Snapshot, node_id: str) -> Effective:
@@ -82,6 +98,7 @@ def _fields(node: Effective) -> Iterator[tuple[str, Any]]:
     yield "boot.style", node.style.value
     yield "boot.root_size", node.root_size
     yield "boot.tmp_size", node.tmp_size
+    yield "admission", node.admission.value
     yield "rootfs", list(node.rootfs)
     yield "authorized_keys", list(node.authorized_keys)
     for key, value in sorted(node.properties.items()):
