@@ -1,4 +1,4 @@
-"""A client of NATS with nothing between the test and the wire: says what it likes, and hears what the server refuses."""
+"""A client of NATS with nothing between test and wire: says what it likes, and hears what the server refuses."""
 
 import asyncio
 import base64
@@ -7,7 +7,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, Self
+from typing import Self
 
 from shoal_identity.keys import Key
 
@@ -30,7 +30,7 @@ class NatsPeer:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, port: int, key: Key, tls: ssl.SSLContext | None = None, **options: Any) -> AsyncIterator[Self]:
+    async def open(cls, port: int, key: Key, tls: ssl.SSLContext | None = None, **options: str) -> AsyncIterator[Self]:
         """Connected and let in. Raises Refused."""
         async with asyncio.timeout(20):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -63,7 +63,12 @@ def identity(keys: PublicKeys, tls: Tls | None = None) -> str:
         "system_account: SYS",
         "authorization {",
         f"  timeout: {TIMEOUT}",
-        f"  auth_callout {{ issuer: {keys.issuer}, account: AUTH, auth_users: [{keys.callout}], allowed_accounts: [AUTH] }}",
+        "  auth_callout {",
+        f"    issuer: {keys.issuer}",
+        "    account: AUTH",
+        f"    auth_users: [{keys.callout}]",
+        "    allowed_accounts: [AUTH]",
+        "  }",
         "}",
     ]
     if tls is not None:
