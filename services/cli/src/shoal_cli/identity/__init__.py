@@ -1,0 +1,1 @@
+"""The identity of a cluster: its CA, its certificates, and the keys of everybody on a head."""
