@@ -1,6 +1,7 @@
 """The image store: what goes in comes out under its digest, and nothing else does."""
 
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from yarl import URL
 
-from shoal_service.store import BlobStore
+from shoal_service.store import BadManifest, BlobStore
 
 CONTENT = bytes(range(256)) * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -67,6 +68,36 @@ def test_a_failed_addition_leaves_nothing(store: BlobStore, tmp_path: Path) -> N
 def test_what_is_no_digest_has_no_path(store: BlobStore, digest: str) -> None:
     with pytest.raises(ValueError, match="not a SHA-256 digest"):
         store.path(digest)
+
+
+def manifest(squashfs: str) -> dict[str, object]:
+    file = {"sha256": squashfs, "size": 1}
+    return {
+        "image": "compute", "flavor": "bookworm", "version": "1.0", "identity": DIGEST, "content": DIGEST,
+        "modules": [], "kernel_version": "6.1", "squashfs": file, "kernel": file, "initrd": file, "blocks": [DIGEST],
+    }  # fmt: skip
+
+
+def test_a_build_is_known_by_the_digest_of_its_squashfs(store: BlobStore) -> None:
+    folder = store.root / "manifests"
+    folder.mkdir(parents=True)
+    with pytest.raises(FileNotFoundError):
+        store.manifest(DIGEST)
+    with pytest.raises(ValueError, match="not a SHA-256 digest"):
+        store.manifest("../secret")
+    path = folder / f"{DIGEST}.json"
+    path.write_text(json.dumps(manifest(DIGEST)))
+    assert store.manifest(DIGEST).squashfs.sha256 == DIGEST
+    path.write_text(json.dumps(manifest("0" * 64)))
+    with pytest.raises(BadManifest, match=f"{DIGEST}.json is of another image: 000"):
+        store.manifest(DIGEST)
+    path.write_text("{}")
+    with pytest.raises(BadManifest, match=r"cannot be read: image: Field required$"):
+        store.manifest(DIGEST)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(BadManifest, match=r"cannot be read: Is a directory$"):
+        store.manifest(DIGEST)
 
 
 @pytest.fixture

@@ -10,10 +10,16 @@ import tempfile
 from pathlib import Path
 
 from aiohttp import web
+from pydantic import ValidationError
 
 from shoal_model import names
+from shoal_model.records import ImageManifest
 
 _CHUNK = 1 << 20
+
+
+class BadManifest(Exception):
+    """A manifest in the store is not to be used; the text names the file and says why."""
 
 
 class BlobStore:
@@ -50,6 +56,26 @@ class BlobStore:
                 os.unlink(target.name)
                 raise
         return hasher.hexdigest(), size
+
+    def manifest(self, digest: str) -> ImageManifest:
+        """The build whose squashfs has this digest. ValueError if it is no digest.
+
+        Raises FileNotFoundError if there is no such build here, BadManifest if its manifest says something else.
+        """
+        path = self.root / "manifests" / f"{names.digest(digest)}.json"
+        try:
+            manifest = ImageManifest.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise BadManifest(f"the manifest {path} cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the whole of it"
+            raise BadManifest(f"the manifest {path} cannot be read: {where}: {first['msg']}") from error
+        if manifest.squashfs.sha256 != digest:
+            raise BadManifest(f"the manifest {path} is of another image: {manifest.squashfs.sha256}")
+        return manifest
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Answer `GET|HEAD /blobs/{digest}`, ranges included; 404 for what is not there."""

@@ -3,13 +3,11 @@
 import mmap
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from shoal_bus.errors import NotFound, Unavailable
 from shoal_mcast.geometry import Geometry
 from shoal_model import resolve
 from shoal_model.records import ImageManifest
-from shoal_service.store import BlobStore
+from shoal_service.store import BadManifest, BlobStore
 
 
 def image_of(snapshot: resolve.Snapshot, node: str) -> str | None:
@@ -30,16 +28,13 @@ def manifest_of(snapshot: resolve.Snapshot, store: BlobStore, digest: str) -> Im
     for release in snapshot.image_releases.values():
         if release.digest == digest:
             return release.manifest
-    path = store.root / "manifests" / f"{digest}.json"
     try:
-        manifest = ImageManifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise NotFound(f"no image build has the digest {digest}: neither a release nor {path} names it") from None
-    except (OSError, ValidationError) as error:
-        raise Unavailable(f"the manifest {path} cannot be read: {error}") from error
-    if manifest.squashfs.sha256 != digest:
-        raise Unavailable(f"the manifest {path} is of another image: {manifest.squashfs.sha256}")
-    return manifest
+        return store.manifest(digest)
+    except FileNotFoundError as error:
+        told = f"no image build has the digest {digest}: neither a release nor {error.filename} names it"
+        raise NotFound(told) from None
+    except BadManifest as error:
+        raise Unavailable(str(error)) from error
 
 
 class MappedImage:
