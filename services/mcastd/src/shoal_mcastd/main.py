@@ -10,13 +10,14 @@ from shoal_model.subjects import Service
 from shoal_service.records import RecordsView
 from shoal_service.run import Context, run
 from shoal_service.store import BlobStore
+from shoal_service.tls import server_context
 
 
 async def body(context: Context[Settings]) -> None:
     """Serve images until cancelled."""
     settings, bus = context.settings, context.bus
-    store = BlobStore(settings.image_store)
-    async with RecordsView.open(bus) as view, http_door.served(str(settings.listen), store):
+    store, tls = BlobStore(settings.image_store), server_context(settings)
+    async with RecordsView.open(bus) as view, http_door.served(str(settings.listen), store, tls):
         sessions = Sessions(Head(bus, context.tasks, view, store, settings, context.log, context.now))
 
         async def hear(subject: str, event: BootEvent) -> None:

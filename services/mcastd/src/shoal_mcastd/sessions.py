@@ -23,6 +23,7 @@ from shoal_model import ports, resolve, subjects
 from shoal_model.messages import BootEvent, JoinReply, JoinRequest, LeaveRequest, SessionInfo
 from shoal_service.records import RecordsView
 from shoal_service.store import BlobStore
+from shoal_service.tls import scheme
 
 _MOST = 8
 """Sessions at a time; nodes that want yet another image get it over HTTP."""
@@ -231,5 +232,5 @@ class Sessions:
             size=geometry.size,
             symbol_size=geometry.symbol_size,
             block_symbols=geometry.block_symbols,
-            http=f"http://{route.source}:{ports.IMAGE_HTTP}/blobs/{session.image.digest}",
+            http=f"{scheme(self._head.settings)}://{route.source}:{ports.IMAGE_HTTP}/blobs/{session.image.digest}",
         )
