@@ -1,6 +1,7 @@
 """The real shoal-tftp: scripts for whoever asks, ranges over HTTP, and what the timeline hears of it."""
 
 import asyncio
+import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
@@ -10,14 +11,18 @@ from pathlib import Path
 import pytest
 
 from lab.behind import Behind
+from lab.certificates import Authority
 from lab.nats_server import NatsServer
 from lab.net import Lan
 from lab.space import Running
 from lab.tftp_head import HEAD, OTHER_HEAD, Files, cluster, put, register, tftp_service
 from shoal_bus.nats import NatsBus
+from shoal_identity import tokens
+from shoal_identity.keys import Key
 from shoal_model.messages import BootEvent, Status
 from shoal_model.records import ImageManifest, ImageRelease, Kind
 from shoal_model.subjects import BOOT_EVENTS, Stage
+from shoal_service.store import BlobStore
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -96,9 +101,9 @@ async def curl(machine: Behind, url: str, *words: str) -> str:
     return (out if process.returncode == 0 else err).decode(errors="replace")
 
 
-async def size_of(machine: Behind, url: str) -> int:
+async def size_of(machine: Behind, url: str, *words: str) -> int:
     """How many bytes curl gets."""
-    return int(await curl(machine, url, "--fail", "-o", "/dev/null", "-w", "%{size_download}"))
+    return int(await curl(machine, url, "--fail", "-o", "/dev/null", "-w", "%{size_download}", *words))
 
 
 def tftp(name: str) -> str:
@@ -158,6 +163,40 @@ async def test_a_boot_from_script_to_initrd_is_one_boot(
     assert heard[1].details["bytes"] == 3_000_001
     assert await timeline.silent()
     assert boot_id(await curl(node, http("boot.ipxe"))) != boot_id(script)
+
+
+async def test_a_boot_can_be_proven_and_its_token_is_told_to_nobody_else(
+    lan: Lan,
+    nats_server: NatsServer,
+    bus: NatsBus,
+    files: Files,
+    manifest: ImageManifest,
+    machines: dict[str, Behind],
+    timeline: Timeline,
+) -> None:
+    await register(bus, manifest)
+    key, trust = Key.new(), Authority().trust.dump()
+    key.write(files.folder / "boot.seed")
+    (files.folder / "ca.crt").write_bytes(trust)
+    secrets = {"SHOAL_BOOT_KEY": str(files.folder / "boot.seed"), "SHOAL_CA": str(files.folder / "ca.crt")}
+    async with tftp_service(lan.space, nats_server.url, files, **secrets):
+        tokens_seen = []
+        for url in (tftp("pxelinux.cfg/default"), http("boot.ipxe"), tftp("pxelinux.cfg/0A4D000C")):
+            name = "n002" if url.endswith("0C") else "n001"
+            script = await curl(machines[name], url)
+            words = dict(re.findall(r"shoal\.(\w+)=(\S+)", script))
+            token = tokens.read(words["token"], [key.public])
+            assert (token.node, token.address, token.boot) == (name, MACHINES[name], words["boot"])
+            assert words["nats"] == f"tls://{HEAD}:4222"
+            assert words["ca"] == hashlib.sha256(trust).hexdigest()
+            tokens_seen.append(words["token"])
+        for url in (tftp("shoal/ca.crt"), http("shoal/ca.crt")):
+            assert await curl(machines["n001"], url) == trust.decode()
+        events = [await timeline.next() for _ in range(2)]
+        told = (files.folder / "tftp.log").read_text() + "".join(event.model_dump_json() for event in events)
+        assert "pxelinux.cfg/0A4D000C" in told
+        assert not [token for token in tokens_seen if token in told]
+        assert key.seed not in told
 
 
 async def test_ipxe_is_sent_back_to_the_address_that_it_asked(service: Running, machines: dict[str, Behind]) -> None:
@@ -238,9 +277,14 @@ async def test_ranges_heads_and_blobs(
     got = await curl(node, url, "-r", "99990-", "-o", str(files.folder / "part"), "-w", "%{http_code} %{size_download}")
     assert got == "206 10"
     assert (files.folder / "part").read_bytes() == files.own["files/100000"][99990:]
-    blob = f"blobs/{manifest.kernel.sha256}"
-    assert await size_of(node, http(blob)) == 3_000_001
-    for bad in ("blobs/123", "blobs/" + "0" * 64, "files", "", "files/none"):
+    blob = f"blobs/{manifest.squashfs.sha256}"
+    assert await size_of(node, http(blob)) == 3_000_003
+    assert await size_of(node, http(blob), "-r", "1000-1999") == 1000
+    (files.folder / "archive").write_bytes(b"host keys")
+    archive, _ = BlobStore(files.state / "store").add(files.folder / "archive")
+    for bad in (archive, manifest.kernel.sha256, manifest.initrd.sha256, "0" * 64, "123", "compute"):
+        assert "404" in await curl(node, http(f"blobs/{bad}"), "--fail")
+    for bad in ("files", "", "files/none", "shoal/ca.crt"):
         assert "404" in await curl(node, http(bad), "--fail", "--path-as-is") or bad == ""
     for bad in ("..%2f..%2fetc%2fpasswd", "../../etc/passwd", "a%00b", "%5c..%5c..%5cx", ""):
         assert "403" in await curl(node, http(bad), "--fail", "--path-as-is"), bad

@@ -17,6 +17,7 @@ from shoal_tftp.paths import (
     NodeConfig,
     OwnFile,
     Part,
+    TrustFile,
     Wanted,
     locate,
 )
@@ -44,6 +45,9 @@ DIGEST = "ab" * 32
         ("shoal/images/compute/kernel", ImageFile("compute", Part.KERNEL)),
         (f"shoal/images/{DIGEST}/initrd", ImageFile(DIGEST, Part.INITRD)),
         ("shoal/images/compute/squashfs", ImageFile("compute", Part.SQUASHFS)),
+        ("shoal/ca.crt", TrustFile()),
+        ("/shoal//ca.crt", TrustFile()),
+        ("ca.crt", OwnFile("ca.crt")),
         ("shoal/images/compute/passwd", OwnFile("shoal/images/compute/passwd")),
         ("shoal/images/Compute/kernel", OwnFile("shoal/images/Compute/kernel")),
         ("sub/pxelinux.0", OwnFile("sub/pxelinux.0")),

@@ -1,19 +1,27 @@
 """What a node is to boot, and the loader scripts that say so: golden, whole."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
+from shoal_identity import tokens
+from shoal_identity.keys import Key
+from shoal_identity.tokens import BootToken
 from shoal_model.records import Cluster, ImageManifest, ImageRelease, Node
 from shoal_model.resolve import Snapshot
 from shoal_tftp import scripts
-from shoal_tftp.plan import Plan, Refusal, decide, has_own_config
+from shoal_tftp.plan import COMMAND_LINE_LIMIT, Plan, Refusal, decide, has_own_config, unprovable
+from shoal_tftp.proof import Issuer
 
 AT = datetime(2026, 11, 20, 6, 0, 0, tzinfo=UTC)
 BOOT = "0123456789abcdef"
 Json = object
 BASE = "http://10.77.0.1:8080"
 SQUASHFS = "a" * 64
+ISSUER = Issuer(Key.from_seed("SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY"), "f" * 64)
+TOKEN = tokens.mint(BootToken("n001", "52:54:00:77:00:11", "10.77.0.11", BOOT, 1795154400 + 1800), ISSUER.key)
+INFINIBAND = "80:00:02:08:fe:80:00:00:00:00:00:00:00:02:c9:03:00:0a:6b:01"
 
 
 def manifest(image: str = "compute") -> ImageManifest:
@@ -52,8 +60,8 @@ def snapshot(changes: dict[str, Json] | None = None, *, released: bool = True) -
     return Snapshot(cluster, {"compute": release} if released else {}, {})
 
 
-def plan(**changes: Json) -> Plan:
-    decided = decide(snapshot(changes), "n001")
+def plan(issuer: Issuer | None = None, /, **changes: Json) -> Plan:
+    decided = decide(snapshot(changes), "n001", issuer)
     assert isinstance(decided, Plan), decided
     return decided
 
@@ -95,6 +103,28 @@ sleep 12
 chain --replace --autofree http://10.77.0.1:8080/boot.ipxe || goto failed
 """
 
+PROVEN_PXELINUX = f"""\
+# Shoal: node n001, boot 0123456789abcdef
+DEFAULT shoal
+PROMPT 0
+TIMEOUT 50
+TOTALTIMEOUT 600
+SAY Shoal: n001 boots image compute, kernel 6.1.0-25-amd64, boot 0123456789abcdef
+LABEL shoal
+  LINUX shoal/images/{SQUASHFS}/kernel
+  INITRD shoal/images/{SQUASHFS}/initrd
+  APPEND shoal.nats=tls://10.77.0.1:4222 shoal.node=n001 shoal.boot=0123456789abcdef shoal.time=1795154400 \
+shoal.token={TOKEN} shoal.ca={ISSUER.ca} \
+ip=10.77.0.11:::255.255.255.0:n001:: BOOTIF=01-52-54-00-77-00-11 console=ttyS0 quiet
+"""
+
+PROVEN_IPXE_KERNEL = f"""\
+kernel --name kernel http://10.77.0.1:8080/shoal/images/{SQUASHFS}/kernel initrd=initrd \
+shoal.nats=tls://10.77.0.1:4222 shoal.node=n001 shoal.boot=0123456789abcdef shoal.time=1795154400 \
+shoal.token={TOKEN} shoal.ca={ISSUER.ca} \
+ip=10.77.0.11:::255.255.255.0:n001:: BOOTIF=01-52-54-00-77-00-11 console=ttyS0 quiet || goto failed
+"""
+
 PXELINUX_REFUSAL = """\
 # Shoal: no boot
 DEFAULT again
@@ -124,6 +154,13 @@ def test_pxelinux_of_a_node() -> None:
 
 def test_ipxe_of_a_node() -> None:
     assert scripts.ipxe(plan(), BOOT, AT, BASE) == IPXE
+
+
+def test_scripts_of_a_node_that_proves_its_boot() -> None:
+    assert scripts.pxelinux(plan(ISSUER), BOOT, AT) == PROVEN_PXELINUX
+    proven = scripts.ipxe(plan(ISSUER), BOOT, AT, BASE)
+    [kernel] = [line for line in IPXE.splitlines(keepends=True) if line.startswith("kernel ")]
+    assert proven == IPXE.replace(kernel, PROVEN_IPXE_KERNEL)
 
 
 def test_pxelinux_of_a_node_that_cannot_boot() -> None:
@@ -160,15 +197,14 @@ def test_nodes_that_wait_together_do_not_ask_together() -> None:
 
 
 def test_gateway_name_and_infiniband() -> None:
-    mac = "80:00:02:08:fe:80:00:00:00:00:00:00:00:02:c9:03:00:0a:6b:01"
     line = plan(
         networks={"boot": {"cidr": "10.77.0.0/22", "head": "10.77.0.1", "gateway": "10.77.3.254", "boot": True}},
         name="node-a",
-        mac=mac,
+        mac=INFINIBAND,
         boot={"parameters": "  rd.debug  "},
     ).command_line(BOOT, AT)
     assert " ip=10.77.0.11::10.77.3.254:255.255.252.0:node-a:: " in line
-    assert line.endswith(f" BOOTIF=20-{mac.replace(':', '-')} rd.debug")
+    assert line.endswith(f" BOOTIF=20-{INFINIBAND.replace(':', '-')} rd.debug")
 
 
 def test_a_node_in_another_network_is_served_by_the_head_of_the_boot_network() -> None:
@@ -212,6 +248,52 @@ def test_a_command_line_that_the_kernel_would_cut_is_refused_with_its_source() -
     reason = refusal(boot={"parameters": "x" * 1800})
     assert "shorten its boot parameters (from host n001)" in reason
     assert plan(boot={"parameters": "x" * 1600}).parameters == "x" * 1600
+
+
+# --- what proves a boot ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mac", ["52:54:00:77:00:11", INFINIBAND])
+def test_the_token_says_which_boot_of_which_node_and_until_when(mac: str) -> None:
+    line = plan(ISSUER, mac=mac).command_line(BOOT, AT)
+    token = next(word for word in line.split() if word.startswith("shoal.token=")).removeprefix("shoal.token=")
+    expected = BootToken("n001", mac, "10.77.0.11", BOOT, int(AT.timestamp()) + tokens.LIFETIME)
+    assert tokens.read(token, [ISSUER.key.public]) == expected
+
+
+def test_no_parameter_of_the_operator_comes_before_ours() -> None:
+    forged = "shoal.nats=tls://10.66.0.1 shoal.token=x shoal.ca=y"
+    words = replace(plan(ISSUER), parameters=forged).command_line(BOOT, AT).split()
+    first = {name: value for name, _, value in (word.partition("=") for word in reversed(words))}
+    assert (first["shoal.nats"], first["shoal.token"], first["shoal.ca"]) == (
+        "tls://10.77.0.1:4222",
+        TOKEN,
+        ISSUER.ca,
+    )
+
+
+@pytest.mark.parametrize("mac", ["52:54:00:77:00:11", INFINIBAND])
+def test_the_limit_of_the_command_line_counts_token_and_trust(mac: str) -> None:
+    shortest = len(plan(ISSUER, mac=mac, boot={"parameters": "x"}).command_line(BOOT, AT)) - 1
+    room = COMMAND_LINE_LIMIT - 192 - shortest
+    assert plan(ISSUER, mac=mac, boot={"parameters": "x" * room})
+    decided = decide(snapshot({"mac": mac, "boot": {"parameters": "x" * (room + 1)}}), "n001", ISSUER)
+    assert isinstance(decided, Refusal)
+    assert "shorten its boot parameters (from host n001)" in decided.reason
+    assert plan(mac=mac, boot={"parameters": "x" * (room + 1)})
+
+
+def test_a_token_is_for_the_recorded_address_alone() -> None:
+    assert unprovable(plan(ISSUER), "10.77.0.11") is None
+    assert unprovable(plan(), "10.78.0.11") is None
+    assert unprovable(plan(ISSUER), "10.78.0.11") == (
+        "node n001 asks from 10.78.0.11, and boots from 10.77.0.11 (MAC 52:54:00:77:00:11): boot it from that NIC, or "
+        "set its `mac` and `address` to those of this one"
+    )
+
+
+def test_a_plan_shows_nobody_its_secrets() -> None:
+    assert ISSUER.key.seed not in repr(plan(ISSUER))
 
 
 @pytest.mark.parametrize("word", ["||", "&&", ";", "#x", "a=${net0/mac}"])

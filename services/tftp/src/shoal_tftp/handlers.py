@@ -3,23 +3,23 @@
 import asyncio
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import ValidationError
-
 from shoal_model import names, ports
 from shoal_model.messages import BootEvent, Status
-from shoal_model.records import ImageManifest
 from shoal_model.resolve import Snapshot
 from shoal_model.subjects import Stage
 from shoal_service.store import BlobStore
 from shoal_tftp import files, paths, plan, scripts
 from shoal_tftp.boots import Boots
 from shoal_tftp.files import NotServed
+from shoal_tftp.identity import Identity, Trusted
+from shoal_tftp.images import Images
+from shoal_tftp.proof import Issuer
 
 Details = dict[str, str | int | float | bool]
 _STAGES = {paths.Part.KERNEL: Stage.LOADER_KERNEL, paths.Part.INITRD: Stage.LOADER_INITRD}
@@ -43,10 +43,10 @@ class Asker:
 
 @dataclass(frozen=True)
 class Offer:
-    """What a client gets: bytes, or a file to be read. `stage` None: nobody follows this file."""
+    """What a client gets: bytes, which may hold its token, or a file to be read. `stage` None: nobody follows it."""
 
     name: str
-    body: bytes | Path
+    body: bytes | Path = field(repr=False)
     node: str | None = None
     boot: str | None = None
     stage: Stage | None = None
@@ -60,6 +60,7 @@ class Places:
     store: BlobStore
     own: Path
     loaders: tuple[Path, ...]
+    identity: Identity = field(default_factory=Identity)
 
 
 class Records(Protocol):
@@ -86,10 +87,13 @@ class BootFiles:
     ) -> None:
         self._records = records
         self._places = places
+        self._images = Images(lambda: records.snapshot, places.store)
         self._announce = announce
         self._now = now
         self._seconds = seconds
         self._boots = Boots(lambda: secrets.token_hex(8))
+        self._named: dict[str, Trusted] = {}
+        """The trust file that a node's script names: it gets no other one, whatever became of the file since."""
 
     async def offer(self, name: str, asker: Asker) -> Offer:
         """What `asker` gets for this file name. Raises NotServed."""
@@ -107,6 +111,8 @@ class BootFiles:
                 return await self._image_file(name, image, part, node, asker)
             case paths.LoaderFile(loader, package):
                 return await self._loader(loader, package, node, asker)
+            case paths.TrustFile():
+                return await self._trust_file(name, node)
             case paths.OwnFile(path):
                 return Offer(name, await asyncio.to_thread(files.own_file, self._places.own, path))
 
@@ -139,7 +145,8 @@ class BootFiles:
     ) -> Offer:
         """Render the script for the node at this address, as the records are now."""
         ipxe = isinstance(wanted, paths.IpxeScript)
-        decided = await self._decide(node, asker, ipxe=ipxe)
+        trusted = await self._trusted()
+        decided = await self._decide(node, asker, self._places.identity.issuer(trusted), ipxe=ipxe)
         refused = decided.reason if isinstance(decided, plan.Refusal) else None
         boot = secrets.token_hex(8) if node is None else self._boots.ask(node, self._seconds(), refused)
         base = f"http://{asker.head}:{ports.BOOT_HTTP}"
@@ -149,52 +156,50 @@ class BootFiles:
             text = scripts.ipxe(decided, boot, self._now(), base)
         else:
             text = scripts.pxelinux(decided, boot, self._now())
+        if node is not None and trusted is not None:
+            self._named[node] = trusted
         return Offer(name, text.encode(), node, boot, Stage.LOADER_CONFIG, refused)
 
-    async def _decide(self, node: str | None, asker: Asker, *, ipxe: bool) -> plan.Plan | plan.Refusal:
+    async def _decide(
+        self, node: str | None, asker: Asker, issuer: Issuer | None, *, ipxe: bool
+    ) -> plan.Plan | plan.Refusal:
         if node is None:
             return plan.Refusal(None, f"no node has the address {asker.address}: register it with `shoal node add`")
-        decided = plan.decide(self._records.snapshot, node)
+        decided = plan.decide(self._records.snapshot, node, issuer)
         if isinstance(decided, plan.Refusal):
             return decided
-        if ipxe and (reason := scripts.ipxe_cannot(decided)) is not None:
+        reason = plan.unprovable(decided, asker.address) or (scripts.ipxe_cannot(decided) if ipxe else None)
+        if reason is not None:
             return plan.Refusal(node, reason)
-        for part in (decided.manifest.kernel, decided.manifest.initrd):
-            if not await asyncio.to_thread(self._places.store.has, part.sha256):
-                return plan.Refusal(node, self._not_here(decided.image, part.sha256))
-        return decided
+        manifest = decided.manifest
+        absent = await self._images.missing(decided.image, manifest.kernel.sha256, manifest.initrd.sha256)
+        return decided if absent is None else plan.Refusal(node, absent)
 
     # --- files ------------------------------------------------------------------------------------------------
 
     async def _image_file(self, name: str, image: str, part: paths.Part, node: str | None, asker: Asker) -> Offer:
-        manifest = await self._manifest(image)
+        manifest = await self._images.manifest(image)
         wanted = {"kernel": manifest.kernel, "initrd": manifest.initrd, "squashfs": manifest.squashfs}[part.value]
-        boot = None if node is None else self._boots.current(node)
-        offer = Offer(name, self._places.store.path(wanted.sha256), node, boot, _STAGES.get(part))
-        if not await asyncio.to_thread(self._places.store.has, wanted.sha256):
-            reason = self._not_here(manifest.image, wanted.sha256)
-            self.failed(offer, asker, reason)
-            raise NotServed(reason, worth_a_log=True)
-        return offer
-
-    async def _manifest(self, image: str) -> ImageManifest:
-        """The manifest of an image's release of now, or, by digest, of any build in the store.
-
-        A node that got its script before a new release came must still get the kernel of the old one.
-        """
-        releases = self._records.snapshot.image_releases
-        if image in releases:
-            return releases[image].manifest
-        for release in releases.values():
-            if release.digest == image:
-                return release.manifest
-        path = self._places.store.root / "manifests" / f"{image}.json"
+        boot, stage = None if node is None else self._boots.current(node), _STAGES.get(part)
         try:
-            return ImageManifest.model_validate_json(await asyncio.to_thread(path.read_bytes))
-        except FileNotFoundError:
-            raise NotServed(f"there is no image {image} with a release, and no build of that digest") from None
-        except (OSError, ValidationError) as error:
-            raise NotServed(f"{path} is not to be read: {error}", worth_a_log=True) from error
+            return Offer(name, await self._images.file(manifest, wanted.sha256), node, boot, stage)
+        except NotServed as error:
+            self.failed(Offer(name, b"", node, boot, stage), asker, str(error))
+            raise
+
+    async def squashfs(self, digest: str) -> Path:
+        """The squashfs with this digest, if an image has it. Raises NotServed."""
+        return await self._images.squashfs(digest)
+
+    async def _trust_file(self, name: str, node: str | None) -> Offer:
+        trusted = await self._trusted()
+        if trusted is None:
+            raise NotServed("this head has no trust file: set SHOAL_CA", worth_a_log=True)
+        return Offer(name, (trusted if node is None else self._named.get(node, trusted)).body)
+
+    async def _trusted(self) -> Trusted | None:
+        trust = self._places.identity.trust
+        return None if trust is None else await asyncio.to_thread(trust.now)
 
     async def _loader(self, loader: str, package: str | None, node: str | None, asker: Asker) -> Offer:
         places = self._places
@@ -204,10 +209,6 @@ class BootFiles:
             # Without its loader the node never asks for a script: this is the one place to say why.
             self.failed(Offer(loader, b"", node, None, Stage.LOADER_CONFIG), asker, str(error))
             raise
-
-    def _not_here(self, image: str, digest: str) -> str:
-        root = self._places.store.root
-        return f"image {image} is released, but its file {digest[:12]} is not in the store {root} of this head"
 
     def _tell(
         self,

@@ -1,4 +1,7 @@
-"""The HTTP door: the same tree, with HEAD and ranges, and the image store under `/blobs/`."""
+"""The HTTP door: the same tree, with HEAD and ranges, and every image under `/blobs/<digest of its squashfs>`.
+
+It has no TLS, and is open to whoever asks: of the store, it gives images alone, never what configures a node.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +13,6 @@ from aiohttp.abc import AbstractStreamWriter
 from prometheus_client import Counter
 
 from shoal_service.http import served
-from shoal_service.store import BlobStore
 from shoal_tftp.files import NotServed
 from shoal_tftp.handlers import Asker, BootFiles, Door, Offer
 
@@ -22,12 +24,12 @@ _log = structlog.stdlib.get_logger("shoal.tftp")
 class HttpDoor:
     """Serves `files` to HTTP clients, at most `places` files at once."""
 
-    def __init__(self, files: BootFiles, store: BlobStore, places: int) -> None:
+    def __init__(self, files: BootFiles, places: int) -> None:
         self._files = files
         self._places = places
         self._active = 0
         self._application = web.Application()
-        self._application.router.add_get("/blobs/{digest}", store.serve)
+        self._application.router.add_get("/blobs/{digest}", self._image)
         self._application.router.add_get("/{path:.*}", self._get)
         self._application.on_response_prepare.append(_count)
 
@@ -37,16 +39,20 @@ class HttpDoor:
         async with served(self._application, *listen) as port:
             yield port
 
+    async def _image(self, request: web.Request) -> web.StreamResponse:
+        try:
+            path = await self._files.squashfs(request.match_info["digest"])
+        except NotServed as error:
+            raise _refusal(request.path, _asker(request), error) from None
+        return web.FileResponse(path, headers={hdrs.CONTENT_TYPE: "application/octet-stream"})
+
     async def _get(self, request: web.Request) -> web.StreamResponse:
         asker = _asker(request)
         name = request.match_info["path"]
         try:
             offer = await self._files.offer(name, asker)
         except NotServed as error:
-            level = _log.warning if error.worth_a_log else _log.debug
-            level("http.refused", client=asker.address, file=name, reason=str(error))
-            kind = web.HTTPForbidden if error.forbidden else web.HTTPNotFound
-            raise kind(text=f"{error}\n") from None
+            raise _refusal(name, asker, error) from None
         if isinstance(offer.body, Path):
             if self._active >= self._places:
                 _log.warning("http.full", client=asker.address, places=self._places)
@@ -102,6 +108,13 @@ class _Delivery(web.FileResponse):
         # bytes 0-499/1234 (RFC 9110 section 14.4)
         span, _, size = self.headers.get(hdrs.CONTENT_RANGE, "").partition("/")
         return self.status == web.HTTPPartialContent.status_code and span.endswith(f"-{int(size) - 1}")
+
+
+def _refusal(name: str, asker: Asker, error: NotServed) -> web.HTTPException:
+    level = _log.warning if error.worth_a_log else _log.debug
+    level("http.refused", client=asker.address, file=name, reason=str(error))
+    kind = web.HTTPForbidden if error.forbidden else web.HTTPNotFound
+    return kind(text=f"{error}\n")
 
 
 def _asker(request: web.Request) -> Asker:

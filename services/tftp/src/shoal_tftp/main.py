@@ -11,6 +11,7 @@ from shoal_service.store import BlobStore
 from shoal_tftp.announcer import Announcer
 from shoal_tftp.handlers import BootFiles, Places
 from shoal_tftp.http_door import HttpDoor
+from shoal_tftp.identity import Identity
 from shoal_tftp.settings import TftpSettings
 from shoal_tftp.tftp_door import TftpDoor
 
@@ -20,12 +21,12 @@ async def serve(context: Context[TftpSettings]) -> None:
     settings, address = context.settings, str(context.settings.listen)
     loop = asyncio.get_running_loop()
     announcer = Announcer(context.bus)
-    store = BlobStore(settings.image_store)
-    places = Places(store, settings.tftpboot, tuple(settings.loaders))
+    identity = await asyncio.to_thread(Identity.of, settings)
+    places = Places(BlobStore(settings.image_store), settings.tftpboot, tuple(settings.loaders), identity)
     async with RecordsView.open(context.bus) as records, asyncio.TaskGroup() as tasks:
         files = BootFiles(records, places, announcer, context.now, loop.time)
         tftp = TftpDoor(files, (address, ports.TFTP), settings.transfers)
-        async with HttpDoor(files, store, settings.transfers).open((address, ports.BOOT_HTTP)):
+        async with HttpDoor(files, settings.transfers).open((address, ports.BOOT_HTTP)):
             sending = tasks.create_task(announcer.run())
             context.ready()
             try:

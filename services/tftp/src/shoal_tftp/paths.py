@@ -4,6 +4,7 @@ pxelinux.0, lpxelinux.0, *.c32, undionly.kpxe,
 snponly.efi, snponly-arm64.efi, ipxe.efi                   loaders
 pxelinux.cfg/<Hostid>, pxelinux.cfg/default, boot.ipxe     scripts, rendered when asked for
 shoal/images/<image or digest>/{kernel,initrd,squashfs}    the image store
+shoal/ca.crt                                               what nodes trust
 everything else                                            the operator's own files
 """
 
@@ -71,13 +72,18 @@ class ImageFile:
 
 
 @dataclass(frozen=True)
+class TrustFile:
+    """`shoal/ca.crt`: whom nodes trust, as `shoal.ca=` in the script of the one who asks names it."""
+
+
+@dataclass(frozen=True)
 class OwnFile:
     """A file that the operator put below SHOAL_TFTPBOOT; `path` is relative, with no `..` in it."""
 
     path: str
 
 
-Wanted = LoaderFile | NodeConfig | DefaultConfig | IpxeScript | ImageFile | OwnFile
+Wanted = LoaderFile | NodeConfig | DefaultConfig | IpxeScript | ImageFile | TrustFile | OwnFile
 
 
 class BadPath(ValueError):
@@ -99,6 +105,8 @@ def locate(name: str) -> Wanted:
             return NodeConfig(host_id)
         case ["shoal", "images", image, part] if part in tuple(Part) and _names_an_image(image):
             return ImageFile(image, Part(part))
+        case ["shoal", "ca.crt"]:
+            return TrustFile()
         case [loader] if loader in LOADER_PACKAGES:
             return LoaderFile(loader, LOADER_PACKAGES[loader])
         case [module] if module.endswith(_MODULE):

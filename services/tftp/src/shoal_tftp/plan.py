@@ -7,6 +7,7 @@ from datetime import datetime
 from shoal_model import names, ports
 from shoal_model.records import BootSettings, ImageManifest, Node
 from shoal_model.resolve import Effective, Snapshot, Unresolvable, boot_network, effective
+from shoal_tftp.proof import Issuer
 
 COMMAND_LINE_LIMIT = 2047
 """Bytes of a kernel command line on x86 (COMMAND_LINE_SIZE, less its NUL); what is longer is cut without a word."""
@@ -17,23 +18,32 @@ _ETHERNET_OCTETS = 6
 
 @dataclass(frozen=True)
 class Plan:
-    """A node that can boot: its image, and its kernel command line but for what differs from boot to boot."""
+    """A node that can boot: its image, and its kernel command line but for what differs from boot to boot.
+
+    With an `issuer` each boot can be proven, and the bus is reached over TLS.
+    """
 
     node: str
+    record: Node
     name: str
     image: str
     manifest: ImageManifest
     head: str
     network: str
     parameters: str
+    issuer: Issuer | None
 
     def command_line(self, boot: str, at: datetime) -> str:
-        """The kernel command line for one boot, begun at `at`."""
+        """The kernel command line for one boot, begun at `at`. The node goes by the first of two equal parameters: ours
+        stand before the operator's.
+        """
+        issuer = self.issuer
         words = (
-            f"shoal.nats=nats://{self.head}:{ports.NATS}",
+            f"shoal.nats={'nats' if issuer is None else 'tls'}://{self.head}:{ports.NATS}",
             f"shoal.node={self.node}",
             f"shoal.boot={boot}",
             f"shoal.time={int(at.timestamp())}",
+            *(() if issuer is None else issuer.words(self.node, self.record, boot, at)),
             self.network,
             self.parameters,
         )
@@ -53,8 +63,8 @@ def has_own_config(node: Node) -> bool:
     return node.boot != BootSettings() or node.image is not None
 
 
-def decide(snapshot: Snapshot, node_id: str) -> Plan | Refusal:
-    """What this node boots, or why it cannot."""
+def decide(snapshot: Snapshot, node_id: str, issuer: Issuer | None = None) -> Plan | Refusal:
+    """What this node boots, or why it cannot. With an issuer, it can prove its boot."""
     try:
         decided = effective(snapshot.cluster, node_id)
         head = decided.network.head or boot_network(snapshot.cluster)[1].head
@@ -75,12 +85,14 @@ def decide(snapshot: Snapshot, node_id: str) -> Plan | Refusal:
         )
     plan = Plan(
         node=node_id,
+        record=decided.node,
         name=decided.name,
         image=decided.image,
         manifest=release.manifest,
         head=head,
         network=_network_words(decided),
         parameters=decided.parameters.strip(),
+        issuer=issuer,
     )
     length = len(plan.command_line("0" * 16, datetime.fromtimestamp(10**9)).encode()) + _LOADER_SHARE
     if length > COMMAND_LINE_LIMIT:
@@ -90,6 +102,17 @@ def decide(snapshot: Snapshot, node_id: str) -> Plan | Refusal:
             f"shorten its boot parameters (from {decided.sources['boot.parameters']})",
         )
     return plan
+
+
+def unprovable(plan: Plan, address: str) -> str | None:
+    """Why who asks from this address gets no token for this boot; None: it does, or none is needed."""
+    record = plan.record
+    if plan.issuer is None or address == record.address:
+        return None
+    return (
+        f"node {plan.node} asks from {address}, and boots from {record.address} (MAC {record.mac}): boot it from that "
+        "NIC, or set its `mac` and `address` to those of this one"
+    )
 
 
 def _network_words(decided: Effective) -> str:
