@@ -1,15 +1,45 @@
 """`shoal-auth`: proves who connects to the bus."""
 
+import asyncio
+from pathlib import Path
+
+from shoal_auth.answer import Seal
+from shoal_auth.service import Access, Duty, answering
 from shoal_auth.settings import AuthSettings
+from shoal_identity.keys import Key, KeyProblem, is_public
 from shoal_model.subjects import Service
+from shoal_service.errors import Fatal
 from shoal_service.run import Context, run
 
 
 async def body(context: Context[AuthSettings]) -> None:
     """Answer until cancelled."""
-    context.ready()
+    settings = context.settings
+    callout, system, issuer = (_key(settings, name) for name in ("callout_key", "system_key", "issuer_key"))
+    access = Access(settings.nats, callout, system, context.trust)
+    duty = Duty(Seal(issuer, settings.lifetime), _boot_keys(settings), context.now, context.version)
+    async with answering(context.bus, access, duty):
+        context.ready()
+        await asyncio.Event().wait()
 
 
 def main() -> None:
     """Entry point of the console script."""
     run(Service.AUTH, AuthSettings, body)
+
+
+def _key(settings: AuthSettings, name: str) -> Key:
+    path: Path | None = getattr(settings, name)
+    if path is None:
+        raise Fatal(f"auth needs SHOAL_{name.upper()}: {AuthSettings.model_fields[name].description}")
+    try:
+        return Key.read(path)
+    except KeyProblem as error:
+        raise Fatal(str(error)) from error
+
+
+def _boot_keys(settings: AuthSettings) -> list[str]:
+    for key in settings.boot_keys:
+        if not is_public(key):
+            raise Fatal(f"SHOAL_BOOT_KEYS: {key[:80]!r} is no public key (`U…`)")
+    return settings.boot_keys

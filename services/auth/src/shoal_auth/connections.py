@@ -1,0 +1,120 @@
+"""The connections of account CLUSTER, as the servers tell of them, and how to cut them: the system account's side."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import structlog
+from pydantic import BaseModel, ValidationError
+
+from shoal_auth.answer import ACCOUNT
+from shoal_bus.connection import Connection, Message
+from shoal_bus.errors import BusError
+
+log = structlog.stdlib.get_logger("shoal.auth")
+
+_LIST = "$SYS.REQ.SERVER.PING.CONNZ"
+_PAGE = 512
+_FIRST, _QUIET = 2.0, 0.25
+"""Seconds for the first server to answer, and then for the next one: how many there are, nobody tells."""
+_KICK_WITHIN = 2.0
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A node's connection: `id` at the server `server`."""
+
+    server: str
+    id: int
+    node: str
+    boot: str
+
+
+class _Server(BaseModel):
+    id: str
+
+
+class _Connection(BaseModel):
+    cid: int
+    authorized_user: str = ""
+
+
+class _Data(BaseModel):
+    total: int = 0
+    connections: list[_Connection] = []
+
+
+class _Page(BaseModel):
+    server: _Server
+    data: _Data = _Data()
+
+
+def user_name(node: str, boot: str | None) -> str:
+    """What servers call a node's connection."""
+    return f"{node}@{boot or ''}"
+
+
+class Connections:
+    """Made with a connection of the system user."""
+
+    def __init__(self, system: Connection) -> None:
+        self._system = system
+
+    async def peers(self) -> list[Peer]:
+        """The connections of all nodes at all servers. Raises BusError."""
+        peers: dict[tuple[str, int], Peer] = {}
+        offset = 0
+        while True:
+            pages = await self._pages(offset)
+            for page in pages:
+                peers |= {(peer.server, peer.id): peer for peer in _nodes(page)}
+            offset += _PAGE
+            if all(page.data.total <= offset for page in pages):
+                return list(peers.values())
+
+    async def cut(self, peer: Peer) -> None:
+        """Cut a connection; one that is gone already is as good. Raises BusError."""
+        request = json.dumps({"cid": peer.id}).encode()
+        subject = f"$SYS.REQ.SERVER.{peer.server}.KICK"
+        await self._system.exchange(subject, request, None, timeout=_KICK_WITHIN)
+
+    async def _pages(self, offset: int) -> list[_Page]:
+        """One page of each server's connections."""
+        wanted = {"auth": True, "acc": ACCOUNT, "sort": "cid", "offset": offset, "limit": _PAGE}
+        arrived: asyncio.Queue[Message] = asyncio.Queue()
+
+        async def take(message: Message) -> None:
+            arrived.put_nowait(message)
+
+        link = await self._system.link(_FIRST)
+        inbox = link.inbox()
+        listening = await self._system.listen(inbox, take)
+        try:
+            await link.publish(_LIST, json.dumps(wanted).encode(), reply=inbox)
+            pages: list[_Page] = []
+            while (message := await _next(arrived, _QUIET if pages else _FIRST)) is not None:
+                pages.append(_Page.model_validate_json(message.data))
+        except ValidationError as error:
+            raise BusError(f"the server's list of connections cannot be read: {error}") from error
+        finally:
+            await listening.stop()
+        if not pages:
+            raise BusError("no server tells of its connections: has the system user its permissions?")
+        return pages
+
+
+async def _next(arrived: asyncio.Queue[Message], seconds: float) -> Message | None:
+    try:
+        async with asyncio.timeout(seconds):
+            return await arrived.get()
+    except TimeoutError:
+        return None
+
+
+def _nodes(page: _Page) -> Iterator[Peer]:
+    """Users of our configuration are called by their keys, nodes by `user_name`: only a node's has an @."""
+    for connection in page.data.connections:
+        node, at, boot = connection.authorized_user.partition("@")
+        if at:
+            yield Peer(page.server.id, connection.cid, node, boot)

@@ -1,0 +1,204 @@
+"""What is stored of a node in bucket `identity`, and how it changes. Pure: every change gives a new `Identity`.
+
+binding.<node>     Bound: the key that speaks for it, and the boots whose tokens are used up
+arm.<node>         Arm: its next boot is expected
+quarantine.<node>  Held: attempts that were not let in
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from pydantic import AwareDatetime
+
+from shoal_identity.tokens import LIFETIME
+from shoal_model.messages import Message, Party, Quarantined, QuarantineState
+from shoal_model.messages.identity import BootId, NodeKey
+from shoal_model.records import Line
+
+HELD = 4
+"""Attempts that are kept of a node."""
+REMEMBERED = timedelta(days=7)
+"""For how long an attempt is kept of which nothing is heard."""
+_TOKEN = timedelta(seconds=LIFETIME)
+_USED = 64
+"""Boots of a node within the life of a token that are remembered: more than it can do."""
+
+
+class UsedBoot(Message):
+    """A token counts for the key that it was first used with, and for no other, until it is too old for any."""
+
+    boot: BootId
+    key: NodeKey
+    until: AwareDatetime
+
+
+class Bound(Message):
+    """The one key that speaks for a node. `former` is the one before it."""
+
+    party: Party
+    revoked: bool = False
+    used: tuple[UsedBoot, ...] = ()
+    former: Party | None = None
+
+    def user(self, boot: str) -> UsedBoot | None:
+        """Who used the token of a boot."""
+        return next((used for used in self.used if used.boot == boot), None)
+
+
+class Arm(Message):
+    """The next boot of a node is expected until then, by somebody's word."""
+
+    until: AwareDatetime
+    author: Line
+
+
+class Held(Message):
+    """Attempts that were not let in, the latest last."""
+
+    entries: tuple[Quarantined, ...]
+
+
+@dataclass(frozen=True)
+class Revisions:
+    """Of the three keys of a node, tombstones included; 0: it never was."""
+
+    binding: int = 0
+    arm: int = 0
+    quarantine: int = 0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """All that is stored of one node."""
+
+    node: str
+    binding: Bound | None = None
+    arm: Arm | None = None
+    quarantine: Held | None = None
+    revisions: Revisions = Revisions()
+
+    @property
+    def speaker(self) -> Party | None:
+        """Who speaks for the node now."""
+        return self.binding.party if self.binding is not None and not self.binding.revoked else None
+
+    @property
+    def held(self) -> tuple[Quarantined, ...]:
+        """The attempts in quarantine."""
+        return self.quarantine.entries if self.quarantine is not None else ()
+
+    def armed(self, at: datetime) -> bool:
+        """Whether a boot is expected."""
+        return self.arm is not None and self.arm.until > at
+
+    def attempt_of(self, key: str) -> Quarantined | None:
+        """What is in quarantine of this key."""
+        return next((entry for entry in self.held if entry.attempt.key == key), None)
+
+    def rejects(self, key: str) -> bool:
+        """Whether an operator has refused this key for good."""
+        entry = self.attempt_of(key)
+        return entry is not None and entry.state is QuarantineState.REJECTED
+
+
+def bind(identity: Identity, party: Party, until: datetime | None = None) -> Identity:
+    """Have this party speak for the node from `party.at` on: whoever did before does no more, the boot that was
+    expected has come, and the token of `party.boot` is used up. `until`: when that token is too old; None if nobody
+    knows.
+    """
+    before, at = identity.binding, party.at
+    used = [one for one in before.used if one.until > at and one.boot != party.boot] if before is not None else []
+    if party.boot is not None:
+        used.append(UsedBoot(boot=party.boot, key=party.key, until=until or at + _TOKEN))
+    former = identity.speaker
+    if former is None or former.key == party.key:
+        former = before.former if before is not None else None
+    if former is not None and former.key == party.key:
+        former = None
+    bound = Bound(party=party, used=tuple(used[-_USED:]), former=former)
+    return _marked(replace(identity, binding=bound, arm=None), party.key, QuarantineState.ADMITTED, at)
+
+
+def expect(identity: Identity, until: datetime, author: str) -> Identity:
+    """Expect a boot until then."""
+    return replace(identity, arm=Arm(until=until, author=author))
+
+
+def disarm(identity: Identity) -> Identity:
+    """Expect no boot."""
+    return replace(identity, arm=None)
+
+
+def revoke(identity: Identity) -> Identity:
+    """Have nobody speak for the node."""
+    if identity.binding is None or identity.binding.revoked:
+        return identity
+    return replace(identity, binding=identity.binding.model_copy(update={"revoked": True}))
+
+
+def hold(identity: Identity, attempt: Party, reason: str, count: int, last: datetime) -> Identity:
+    """Keep an attempt that was made `count` more times, unless it speaks for the node by now; where there is no room,
+    the oldest one goes that no operator has refused, or else the oldest.
+    """
+    if identity.speaker is not None and identity.speaker.key == attempt.key:
+        return identity
+    known = identity.attempt_of(attempt.key)
+    entry = Quarantined(
+        node=identity.node,
+        attempt=attempt if known is None else attempt.model_copy(update={"at": known.attempt.at}),
+        bound=identity.speaker,
+        reason=reason,
+        state=QuarantineState.WAITING if known is None or _admitted(known) else known.state,
+        attempts=count if known is None else known.attempts + count,
+        last=last,
+    )
+    kept = [other for other in identity.held if other.attempt.key != attempt.key]
+    while len(kept) >= HELD:
+        kept.remove(min(kept, key=lambda one: (one.state is QuarantineState.REJECTED, one.last)))
+    return replace(identity, quarantine=Held(entries=(*kept, entry)))
+
+
+def admit(identity: Identity, key: str, at: datetime) -> Identity:
+    """Bind an attempt in quarantine, by an operator's word."""
+    entry = identity.attempt_of(key)
+    assert entry is not None
+    return bind(identity, entry.attempt.model_copy(update={"at": at}))
+
+
+def reject(identity: Identity, key: str, at: datetime) -> Identity:
+    """Refuse the key of an attempt in quarantine for good."""
+    return _marked(identity, key, QuarantineState.REJECTED, at)
+
+
+def tidy(identity: Identity, at: datetime, *, recorded: bool) -> Identity:
+    """Without what is over. Of a node that is recorded no more nothing stays, once its used tokens are too old."""
+    binding = identity.binding
+    if not recorded:
+        identity = replace(revoke(identity), arm=None, quarantine=None)
+        if binding is not None and all(used.until <= at for used in binding.used):
+            return replace(identity, binding=None)
+    if identity.arm is not None and not identity.armed(at):
+        identity = disarm(identity)
+    kept = tuple(entry for entry in identity.held if at - entry.last < REMEMBERED)
+    if kept != identity.held:
+        identity = replace(identity, quarantine=_held(kept))
+    return identity
+
+
+def _admitted(entry: Quarantined) -> bool:
+    return entry.state is QuarantineState.ADMITTED
+
+
+def _marked(identity: Identity, key: str, state: QuarantineState, at: datetime) -> Identity:
+    """With this decision about a key, where it is in quarantine."""
+    if identity.attempt_of(key) is None:
+        return identity
+    decided = {"state": state, "last": at}
+    entries = (one.model_copy(update=decided) if one.attempt.key == key else one for one in identity.held)
+    return replace(identity, quarantine=_held(entries))
+
+
+def _held(entries: Iterable[Quarantined]) -> Held | None:
+    kept = tuple(entries)
+    return Held(entries=kept) if kept else None

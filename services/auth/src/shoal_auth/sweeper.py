@@ -1,0 +1,103 @@
+"""Cuts connections that speak for a node no more: revoked, replaced, or of a node that was removed.
+
+Every replica does, so that it happens whichever of them noted the change and died of it.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Iterable
+
+import structlog
+
+from shoal_auth import metrics
+from shoal_auth.book import Book, binding, binding_key
+from shoal_auth.connections import Connections, Peer
+from shoal_auth.identity import Identity
+from shoal_bus.api import Store
+from shoal_bus.errors import BusError
+
+log = structlog.stdlib.get_logger("shoal.auth")
+
+_PATIENCE = 0.5
+"""Seconds for the replica that noted a change to be first: it counts what it cuts."""
+_PAUSE = 1.0
+_EVERY = 60.0
+_AT_ONCE = 32
+
+
+class Sweeper:
+    """`run` must run; `changed` is told of every change of the book."""
+
+    def __init__(self, connections: Connections, book: Book, store: Store) -> None:
+        self._connections = connections
+        self._book = book
+        self._store = store
+        self._wanted = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._suspects: set[str] = set()
+        """Nodes whose key was replaced within one boot: the two connections have the same name."""
+
+    def changed(self, before: Identity, after: Identity) -> None:
+        """Look for connections to cut, if somebody speaks for the node no more."""
+        old, new = before.speaker, after.speaker
+        if old is None or (new is not None and new.key == old.key):
+            return
+        if new is not None and new.boot == old.boot:
+            self._suspects.add(after.node)
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Sweep at once, whenever there is a reason, and every minute, for ever."""
+        while True:
+            try:
+                await self.sweep()
+            except BusError as error:
+                log.warning("auth.sweep.failed", reason=str(error))
+                self._wanted.set()
+            await asyncio.sleep(_PAUSE)
+            await _either(self._wanted, _EVERY)
+            await asyncio.sleep(_PATIENCE)
+
+    async def sweep(self) -> Counter[str]:
+        """Cut what is to be cut now; how many connections that were, by node. Raises BusError."""
+        async with self._turn:
+            self._wanted.clear()
+            suspects, self._suspects = self._suspects, set()
+            try:
+                peers = [peer for peer in await self._connections.peers() if self._stale(peer, suspects)]
+                cut = Counter[str]()
+                for some in (peers[first : first + _AT_ONCE] for first in range(0, len(peers), _AT_ONCE)):
+                    cut.update(await _gathered(self._cut(peer, suspects) for peer in some))
+            except BusError:
+                self._suspects |= suspects
+                raise
+            return cut
+
+    def _stale(self, peer: Peer, suspects: set[str]) -> bool:
+        return peer.node in suspects or not _speaks(peer, self._book.of(peer.node))
+
+    async def _cut(self, peer: Peer, suspects: set[str]) -> str | None:
+        """The peer's node, if it was cut. The book may be behind what let the peer in: so the leader is asked first."""
+        there = await self._store.get(binding_key(peer.node))
+        if peer.node not in suspects and _speaks(peer, binding(there, peer.node)):
+            return None
+        await self._connections.cut(peer)
+        metrics.CUT.inc()
+        log.info("auth.cut", node=peer.node, boot=peer.boot, server=peer.server, connection=peer.id)
+        return peer.node
+
+
+def _speaks(peer: Peer, identity: Identity) -> bool:
+    return identity.speaker is not None and (identity.speaker.boot or "") == peer.boot
+
+
+async def _gathered(cuts: Iterable[Awaitable[str | None]]) -> list[str]:
+    return [node for node in await asyncio.gather(*cuts) if node is not None]
+
+
+async def _either(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
