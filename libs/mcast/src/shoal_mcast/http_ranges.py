@@ -2,6 +2,7 @@
 
 import http.client
 import random
+import ssl
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
@@ -27,15 +28,17 @@ def fetch_missing(
     *,
     attempts: int = 10,
     timeout: float = 15.0,
+    tls: ssl.SSLContext | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Fetch every block that `image` lacks and verify it.
 
-    `urls` are full URLs (`http://head:8081/blobs/<sha256>`), tried in turn. It gives up after `attempts` failures
-    without a new block in between, with the last reason of every source; `timeout` (seconds) is for each read.
+    `urls` are full URLs (`https://head:8081/blobs/<sha256>`), tried in turn; `tls` says whom we believe to be such a
+    head. It gives up after `attempts` failures without a new block in between, with the last reason of every source;
+    `timeout` (seconds) is for each read.
     """
     started, before = time.monotonic(), image.verified_bytes
-    fetch = _Fetch(image, urls, timeout, progress or (lambda there, size: None))
+    fetch = _Fetch(image, urls, timeout, tls, progress or (lambda there, size: None))
     reason = "no source to fetch from was given" if not urls else fetch.run(attempts)
     took = time.monotonic() - started
     return Outcome(image.complete, None if image.complete else reason, image.verified_bytes - before, took)
@@ -51,11 +54,32 @@ def runs(blocks: Sequence[int], longest: int = _RUN) -> Iterator[tuple[int, int]
             first = position
 
 
+def open_connection(url: str, *, timeout: float, tls: ssl.SSLContext | None) -> http.client.HTTPConnection:
+    """A connection, not made yet, to the server of an `http://` or `https://` URL; `tls` is how the latter is checked,
+    and `timeout` in seconds. Raises SourceFault.
+    """
+    parts = urllib.parse.urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        raise SourceFault(f"{url!r} names no port from 0 to 65535") from None
+    if parts.scheme == "http" and parts.hostname:
+        return http.client.HTTPConnection(parts.hostname, port or 80, timeout=timeout)
+    if parts.scheme != "https" or not parts.hostname:
+        raise SourceFault(f"{url!r} is no URL of the form https://host:port/blobs/<sha256>")
+    if tls is None:
+        raise SourceFault(f"{url}: its certificate cannot be checked, for no certificate authority is known")
+    return http.client.HTTPSConnection(parts.hostname, port or 443, timeout=timeout, context=tls)
+
+
 class _Fetch:
-    def __init__(self, image: ImageFile, urls: Sequence[str], timeout: float, progress: Progress) -> None:
+    def __init__(
+        self, image: ImageFile, urls: Sequence[str], timeout: float, tls: ssl.SSLContext | None, progress: Progress
+    ) -> None:
         self._image = image
         self._urls = urls
         self._timeout = timeout
+        self._tls = tls
         self._progress = progress
         self._told_at = time.monotonic()
 
@@ -78,10 +102,7 @@ class _Fetch:
 
     def _from(self, url: str) -> None:
         """Every missing block from one source, over one connection."""
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise SourceFault(f"{url!r} is no URL of the form http://host:port/blobs/<sha256>")
-        connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=self._timeout)
+        connection = open_connection(url, timeout=self._timeout, tls=self._tls)
         try:
             for first, last in runs(self._image.missing):
                 self._run(connection, url, first, last)
