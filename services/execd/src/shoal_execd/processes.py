@@ -80,10 +80,12 @@ async def watched(argv: Sequence[str], hear: Hear, *, timeout: float, stderr: in
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(transport.get_pid(), signal.SIGKILL)
         # Its children may hold its output open, and who waits for a dead file server outlives even SIGKILL.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GRACE):
-                await watch.closed.wait()
-        transport.close()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GRACE):
+                    await watch.closed.wait()
+        finally:
+            transport.close()
     code = transport.get_returncode()
     assert code is not None  # it has exited
     return code
