@@ -185,6 +185,20 @@ def test_lines_are_printable_bounded_and_debug_is_silent_unless_asked_for() -> N
     assert seen[1].endswith("this")
 
 
+async def test_a_secret_is_in_no_line_and_in_no_event() -> None:
+    seen: list[str] = []
+    journal = Journal("stage1", [seen.append], verbose=True, secrets=["secret-token", "secret-token-longer"])
+    link, line = FakeLink(), timeline(journal)
+    journal.info("root=x shoal.token=secret-token-longer quiet\nsecret-token")
+    journal.debug("Traceback: ValueError: secret-token")
+    line.event(Stage.STAGE1_BUS, status="failed", reason="'secret-token' is no good")
+    assert "secret" not in str(line.rest())
+    await line.drain(link, 1.0)
+    assert "secret" not in "".join([*seen, *link.lines, str(link.stored)])
+    assert seen[0].endswith("root=x shoal.token=… quiet")
+    assert link.stored[0][1]["reason"] == "'…' is no good"
+
+
 def test_reasons_are_for_people() -> None:
     assert explain(ExceptionGroup("g", [Unavailable("the bus is away")])) == "the bus is away"
     assert explain(KeyError("x")) == "KeyError: 'x'"

@@ -2,12 +2,15 @@
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shoal_model import names, ports
 
-_NATS = re.compile(r"nats://(?P<host>[A-Za-z0-9.-]{1,253})(?::(?P<port>[0-9]{1,5}))?")
+_NATS = re.compile(r"(?P<scheme>nats|tls)://(?P<host>[A-Za-z0-9.-]{1,253})(?::(?P<port>[0-9]{1,5}))?")
 _BOOT = re.compile(r"[0-9a-f]{1,64}")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,400}")
+_TELLING = 16
+"""Characters that a secret has at least: what is shorter proves nothing, and stands in many a line by chance."""
 _ETHERNET = "01"
 
 
@@ -27,9 +30,15 @@ class Address:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """Everything a stage needs to know before it reaches the head. `time` is in seconds since 1970."""
+    """Everything a stage needs to know before it reaches the head. `time` is in seconds since 1970.
+
+    `token` proves this boot to a bus with TLS, and `ca` is the SHA-256 of the `ca.crt` that proves the bus to us; both
+    are None where the bus has no TLS.
+    """
 
     nats: tuple[str, ...]
+    token: str | None = field(repr=False)
+    ca: str | None
     node: str
     boot: str
     time: int | None
@@ -39,9 +48,12 @@ class CommandLine:
     @property
     def head(self) -> str:
         """The host of the first bus server: where log lines go until the bus answers."""
-        found = _NATS.fullmatch(self.nats[0])
-        assert found is not None  # parse() let nothing else in
-        return found["host"]
+        return self.heads[0]
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The hosts of all bus servers."""
+        return tuple(found["host"] for server in self.nats if (found := _NATS.fullmatch(server)))
 
 
 def words(text: str) -> list[str]:
@@ -54,6 +66,12 @@ def flag(text: str, name: str) -> bool:
     return name in words(text)
 
 
+def secrets(text: str) -> list[str]:
+    """What no log may show of a command line, however broken it is: the boot token."""
+    tokens = [value for key, _, value in (word.partition("=") for word in words(text)) if key == "shoal.token"]
+    return [token for token in tokens if len(token) >= _TELLING]
+
+
 def parse(text: str) -> CommandLine:
     """Read a command line (`/proc/cmdline`). Raises CommandLineError.
 
@@ -64,8 +82,12 @@ def parse(text: str) -> CommandLine:
     for word in words(text):
         key, _, value = word.partition("=")
         given.setdefault(key, value)
+    servers = _servers(_required(given, "shoal.nats"))
+    secure = servers[0].startswith("tls://")
     return CommandLine(
-        nats=_servers(_required(given, "shoal.nats")),
+        nats=servers,
+        token=_token(_required(given, "shoal.token")) if secure else None,
+        ca=_ca(_required(given, "shoal.ca")) if secure else None,
         node=_node(_required(given, "shoal.node")),
         boot=_boot(_required(given, "shoal.boot")),
         time=_time(given.get("shoal.time")),
@@ -95,12 +117,25 @@ def _servers(text: str) -> tuple[str, ...]:
     for server in servers:
         found = _NATS.fullmatch(server)
         if found is None or int(found["port"] or ports.NATS) > 0xFFFF:
-            raise CommandLineError(
-                f"shoal.nats= holds {server!r}; expected nats://<host>[:<port>], several with commas"
-            )
+            raise CommandLineError(f"shoal.nats= holds {server!r}; expected tls://<host>[:<port>], several with commas")
     if not servers:
         raise CommandLineError("shoal.nats= names no server")
+    if len({server.partition(":")[0] for server in servers}) > 1:
+        raise CommandLineError("shoal.nats= mixes servers with TLS (tls://) and without (nats://)")
     return servers
+
+
+def _token(text: str) -> str:
+    if not _TOKEN.fullmatch(text):  # not shown: it may be a token with something behind it
+        raise CommandLineError("shoal.token= is no boot token: expected at most 400 letters, digits, `-` and `_`")
+    return text
+
+
+def _ca(text: str) -> str:
+    try:
+        return names.digest(text)
+    except ValueError as error:
+        raise CommandLineError(f"shoal.ca= is not the SHA-256 of a ca.crt: {error}") from None
 
 
 def _boot(text: str) -> str:

@@ -23,14 +23,18 @@ _BATCH_LINES, _BATCH_CHARACTERS = 200, 60_000
 class Journal:
     """Lines of one stage. Threads may write; batches for the head are taken by one task.
 
-    `verbose` lets `debug` lines through to the outputs. At most 5,000 lines wait for the head, the newest.
+    `verbose` lets `debug` lines through to the outputs; `secrets` are texts that no line ever shows. At most 5,000
+    lines wait for the head, the newest.
     """
 
-    def __init__(self, stage: str, outputs: Sequence[Output], *, verbose: bool = False) -> None:
+    def __init__(
+        self, stage: str, outputs: Sequence[Output], *, verbose: bool = False, secrets: Sequence[str] = ()
+    ) -> None:
         self.stage = stage
         self.on_line: Callable[[], None] = _nothing
         self._outputs = tuple(outputs)
         self._verbose = verbose
+        self._secrets = sorted(secrets, key=len, reverse=True)
         self._lock = threading.Lock()
         self._waiting: deque[str] = deque()
         self._first = 0
@@ -40,13 +44,19 @@ class Journal:
 
     def info(self, text: str) -> None:
         """Log a line, or several."""
-        for line in text.splitlines() or [""]:
+        for line in self.shown(text).splitlines() or [""]:
             self._write(line)
 
     def debug(self, text: str) -> None:
         """Log what only `debug` on the kernel command line asks for."""
         if self._verbose:
             self.info(text)
+
+    def shown(self, text: str) -> str:
+        """A text as it may be shown: `…` in the place of each secret."""
+        for secret in self._secrets:
+            text = text.replace(secret, "…")
+        return text
 
     def _write(self, text: str) -> None:
         printable = "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -84,7 +84,7 @@ class Timeline:
             "at": clock.stamp(),
             "boot": self.boot,
             "status": status,
-            "reason": reason[:_REASON] or None,
+            "reason": self.journal.shown(reason)[:_REASON] or None,
             "details": details or {},
         }
         self._waiting.append((subjects.boot_event(self.node, stage), message))
