@@ -3,6 +3,8 @@
 import time
 from datetime import UTC, datetime
 
+_AHEAD = 86_400.0
+
 
 def stamp() -> str:
     """Now, as ISO 8601 in UTC: the form of a time in a message made by hand."""
@@ -15,13 +17,14 @@ def uptime() -> float:
 
 
 def step(seconds: int) -> float | None:
-    """Step the clock forward to `seconds` since 1970 if it is behind; by how much it was, else None.
+    """Step the clock to `seconds` since 1970 if it is behind, or more than a day ahead; by how many seconds it was off
+    (below 0: ahead), else None.
 
-    A dead clock battery leaves a node years in the past, where no certificate is valid yet. A clock that is ahead
-    stays: the head's time on the command line is as old as the boot.
+    A dead clock battery leaves a node years away, where no certificate is valid. A clock that is a little ahead stays:
+    the head's time on the command line is as old as the boot.
     """
-    behind = seconds - time.time()
-    if behind <= 0:
+    off = seconds - time.time()
+    if -_AHEAD <= off <= 0:
         return None
     time.clock_settime(time.CLOCK_REALTIME, seconds)
-    return behind
+    return off
