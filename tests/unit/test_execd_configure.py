@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import ssl
 import stat
 import tarfile
 import threading
@@ -13,6 +14,7 @@ from typing import Any, cast
 
 import pytest
 
+from lab.secure import certified
 from shoal_bus.connection import Connection
 from shoal_execd.actions import ActionFailed, perform
 from shoal_execd.configure import Configurator, await_options
@@ -90,14 +92,15 @@ def source() -> Iterator[Source]:
     source.server_close()
 
 
-def configurator(tmp_path: Path, taken: list[Action] | None = None) -> Configurator:
+def configurator(tmp_path: Path, taken: list[Action] | None = None, tls: ssl.SSLContext | None = None) -> Configurator:
     def take(action: Action, root: Path) -> None:
         if taken is not None:
             taken.append(action)
 
     (tmp_path / "root").mkdir(exist_ok=True)
     (tmp_path / "run").mkdir(exist_ok=True)
-    return Configurator(tmp_path / "root", tmp_path / "run", "n001", Journal("stage2", []), lambda seconds: None, take)
+    place = (tmp_path / "root", tmp_path / "run", "n001", Journal("stage2", []))
+    return Configurator(*place, lambda seconds: None, take, tls)
 
 
 def test_files_customizations_and_actions_in_that_order(tmp_path: Path, source: Source) -> None:
@@ -133,6 +136,24 @@ def test_contents_by_digest_are_fetched_for_this_node_from_whichever_source_has_
     source.blobs[sha(content)] = content
     wanted = options(files=[file("/etc/keys", content) | {"content": None}], sources=["http://127.0.0.1:1", source.url])
     outcome = configurator(tmp_path).apply(parse_options(wanted, "n001"))
+    assert outcome.failures == []
+    assert (tmp_path / "root/etc/keys").read_bytes() == content
+    assert source.asked == [f"/blobs/{sha(content)}?node=n001"]
+
+
+def test_beside_a_bus_with_tls_contents_come_from_sources_with_tls_alone(tmp_path: Path, source: Source) -> None:
+    trust, files = certified(tmp_path)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(files.certificate, files.key)
+    content = b"secret" * 1000
+    source.blobs[sha(content)] = content
+    plain = options(files=[file("/etc/keys", content) | {"content": None}], sources=[source.url])
+    outcome = configurator(tmp_path, tls=trust.client_context()).apply(parse_options(plain, "n001"))
+    assert f"no source of {sha(content)[:12]} speaks https://: {source.url}" in outcome.failures[0]
+    assert source.asked == []
+    source.socket = server.wrap_socket(source.socket, server_side=True)
+    secure = plain | {"sources": [source.url, source.url.replace("http:", "https:")]}
+    outcome = configurator(tmp_path, tls=trust.client_context()).apply(parse_options(secure, "n001"))
     assert outcome.failures == []
     assert (tmp_path / "root/etc/keys").read_bytes() == content
     assert source.asked == [f"/blobs/{sha(content)}?node=n001"]

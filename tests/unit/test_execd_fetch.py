@@ -1,7 +1,9 @@
 """How the image comes: orders, the ladder of ways, and that nothing wrong is ever used. HTTP over loopback."""
 
 import hashlib
+import json
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,19 +13,34 @@ from typing import Any
 
 import pytest
 
+from lab.secure import certified
 from shoal_execd.fetch import FetchFailed, fetch_image
 from shoal_execd.journal import Journal
 from shoal_execd.landing import Image, Slot
 from shoal_execd.orders import Orders, OrdersError, parse_manifest, parse_orders
 from shoal_execd.timeline import Timeline
+from shoal_identity import signatures
+from shoal_identity.keys import Key
 
 CONTENT = bytes(range(256)) * 64
 SYMBOL, SYMBOLS = 64, 16
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
-def reply(content: bytes = CONTENT, sources: tuple[str, ...] = ("http://127.0.0.1:1",)) -> dict[str, Any]:
+def manifest(content: bytes = CONTENT) -> dict[str, Any]:
     block = SYMBOL * SYMBOLS
+    return {
+        "image": "compute",
+        "squashfs": {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)},
+        "geometry": {"symbol_size": SYMBOL, "block_symbols": SYMBOLS},
+        "blocks": [
+            hashlib.sha256(content[start : start + block]).hexdigest() for start in range(0, len(content), block)
+        ],
+    }
+
+
+def reply(body: object = None, sources: tuple[str, ...] = ("http://127.0.0.1:1",)) -> dict[str, Any]:
+    """A `BootReply`; `body` in the place of the right manifest."""
     return {
         "node": "n001",
         "name": "n001",
@@ -31,19 +48,12 @@ def reply(content: bytes = CONTENT, sources: tuple[str, ...] = ("http://127.0.0.
         "root_size": "50%",
         "tmp_size": "25%",
         "sources": list(sources),
-        "manifest": {
-            "image": "compute",
-            "squashfs": {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)},
-            "geometry": {"symbol_size": SYMBOL, "block_symbols": SYMBOLS},
-            "blocks": [
-                hashlib.sha256(content[start : start + block]).hexdigest() for start in range(0, len(content), block)
-            ],
-        },
+        "manifest": {"body": json.dumps(manifest() if body is None else body).encode(), "key": "", "signature": b""},
     }
 
 
 @contextmanager
-def server(content: bytes) -> Iterator[str]:
+def server(content: bytes, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """A source that serves ranges of `content`, whatever digest is asked for."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -60,11 +70,17 @@ def server(content: bytes) -> Iterator[str]:
         def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
             pass
 
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            pass  # a client that does not believe us
+
+    listener = Server(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        listener.socket = tls.wrap_socket(listener.socket, server_side=True)
     thread = threading.Thread(target=listener.serve_forever, args=[0.01])
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listener.server_port}"
+        yield f"http{'' if tls is None else 's'}://127.0.0.1:{listener.server_port}"
     finally:
         listener.shutdown()
         thread.join()
@@ -85,13 +101,15 @@ async def everything(image: Image, sha256: str) -> str | None:
     return None
 
 
-async def fetch(tmp_path: Path, orders: Orders, multicast: Callable[[Image, str], Any]) -> list[dict[str, Any]]:
+async def fetch(
+    tmp_path: Path, orders: Orders, multicast: Callable[[Image, str], Any], tls: ssl.SSLContext | None = None
+) -> list[dict[str, Any]]:
     """Fetch; the events that were told. FetchFailed is in the last one's `error`."""
     timeline = Timeline("n001", "b1", Journal("stage1", []))
     error: FetchFailed | None = None
     with Slot(tmp_path / "image", lambda size: None) as slot:
         try:
-            await fetch_image(timeline, slot.open(orders.manifest), orders, multicast)
+            await fetch_image(timeline, slot.open(orders.manifest), orders, multicast, tls)
         except FetchFailed as failed:
             error = failed
     events = [message for subject, message in timeline.rest() if subject.startswith("evt.boot.")]
@@ -121,7 +139,7 @@ async def test_http_takes_over_with_the_reason(tmp_path: Path) -> None:
         ("image.verified", "ok"),
     ]
     over = events[1]
-    assert over["details"] == {"method": "http", "source": base, "missing": len(reply()["manifest"]["blocks"])}
+    assert over["details"] == {"method": "http", "source": base, "missing": len(manifest()["blocks"])}
     assert over["reason"] == "multicast: no beacon within 5 s"
     assert (tmp_path / "image").read_bytes() == CONTENT
 
@@ -142,6 +160,11 @@ async def test_a_flipped_byte_is_refused_with_source_and_hashes_and_the_next_sou
     assert (tmp_path / "image").read_bytes() == CONTENT
 
 
+async def test_a_port_that_is_none_is_named(tmp_path: Path) -> None:
+    events = await fetch(tmp_path, parse_orders(reply(sources=("http://127.0.0.1:99999",))), never("blocked"))
+    assert "names no port from 0 to 65535" in str(events[-1]["error"])
+
+
 async def test_when_every_source_is_wrong_the_image_is_not_there(tmp_path: Path) -> None:
     wrong = bytes(len(CONTENT))
     with server(wrong) as bad:
@@ -154,9 +177,9 @@ async def test_when_every_source_is_wrong_the_image_is_not_there(tmp_path: Path)
 
 
 async def test_blocks_that_are_right_in_a_whole_that_is_not_are_refused(tmp_path: Path) -> None:
-    contradictory = reply()
-    contradictory["manifest"]["squashfs"]["sha256"] = "0" * 64
-    events = await fetch(tmp_path, parse_orders(contradictory), everything)
+    contradictory = manifest()
+    contradictory["squashfs"]["sha256"] = "0" * 64
+    events = await fetch(tmp_path, parse_orders(reply(contradictory)), everything)
     assert ("image.verified", "failed") in told(events)
     assert ("image.verified", "ok") not in told(events)
     assert isinstance(events[-1]["error"], FetchFailed)
@@ -164,8 +187,8 @@ async def test_blocks_that_are_right_in_a_whole_that_is_not_are_refused(tmp_path
 
 def test_verified_blocks_stay_as_long_as_the_same_image_is_wanted(tmp_path: Path) -> None:
     room: list[int] = []
-    first = parse_manifest(reply()["manifest"])
-    other = parse_manifest(reply(CONTENT[::-1][:5000])["manifest"])
+    first = parse_manifest(manifest())
+    other = parse_manifest(manifest(CONTENT[::-1][:5000]))
     with Slot(tmp_path / "image", room.append) as slot:
         image = slot.open(first)
         image.block(0)[:] = CONTENT[: SYMBOL * SYMBOLS]
@@ -176,6 +199,77 @@ def test_verified_blocks_stay_as_long_as_the_same_image_is_wanted(tmp_path: Path
     assert (tmp_path / "image").stat().st_size == 5000
 
 
+async def test_a_source_with_tls_is_believed_if_our_authority_says_who_it_is(tmp_path: Path) -> None:
+    trust, files = certified(tmp_path)
+    other, _ = certified(tmp_path / "..")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(files.certificate, files.key)
+    with server(CONTENT, tls) as base:
+        orders = parse_orders(reply(sources=(base,)))
+        nobody = await fetch(tmp_path, orders, never("blocked"))
+        stranger = await fetch(tmp_path, orders, never("blocked"), other.client_context())
+        assert "no certificate authority is known" in str(nobody[-1]["error"])
+        assert "certificate verify failed" in str(stranger[-1]["error"]).lower()
+        events = await fetch(tmp_path, orders, never("blocked"), trust.client_context())
+    assert told(events)[-1] == ("image.verified", "ok")
+    assert (tmp_path / "image").read_bytes() == CONTENT
+
+
+async def test_beside_tls_a_source_without_it_will_do_for_what_is_verified_block_by_block(tmp_path: Path) -> None:
+    trust, _ = certified(tmp_path)
+    with server(CONTENT) as base:
+        events = await fetch(tmp_path, parse_orders(reply(sources=(base,))), never("blocked"), trust.client_context())
+    assert told(events)[-1] == ("image.verified", "ok")
+
+
+def signed(key: Key, body: bytes | None = None) -> dict[str, Any]:
+    whole = reply()
+    right = whole["manifest"]["body"]
+    signature = signatures.sign(right, key)
+    whole["manifest"] = {"body": right if body is None else body, "key": key.public, "signature": signature}
+    return whole
+
+
+def test_a_manifest_is_read_if_an_image_key_of_this_cluster_has_signed_it() -> None:
+    builder, other = Key.new(), Key.new()
+    assert parse_orders(signed(builder), (other.public, builder.public)).manifest.sha256 == DIGEST
+    assert parse_orders(reply(), None).manifest.sha256 == DIGEST
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({}, "no image key of this cluster"),
+        ({"key": "", "signature": b""}, "is not signed: build"),
+        ({"signature": bytes(64)}, "forged or damaged"),
+        ({"body": b"{}"}, "forged or damaged"),
+        ({"body": b"[" * 100_000}, "forged or damaged"),
+        ({"signature": "text"}, "no body, key and signature"),
+        ({"key": None}, "no body, key and signature"),
+        ({"body": {}}, "no body, key and signature"),
+    ],
+)
+def test_a_manifest_that_is_not_signed_is_refused_before_it_is_read(change: dict[str, Any], named: str) -> None:
+    builder = Key.new()
+    orders = signed(builder)
+    orders["manifest"].update(change)
+    trusted = (builder.public,) if change else (Key.new().public,)
+    with pytest.raises(OrdersError, match=named) as caught:
+        parse_orders(orders, trusted)
+    if "no body" not in named:
+        assert "not signed by an image key of this cluster" in str(caught.value)
+    with pytest.raises(OrdersError):
+        parse_orders(orders, ())
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
+def test_a_manifest_that_is_no_map_is_refused(body: bytes) -> None:
+    whole = reply()
+    whole["manifest"]["body"] = body
+    with pytest.raises(OrdersError, match=r"manifest\.body"):
+        parse_orders(whole)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
@@ -183,26 +277,41 @@ def test_verified_blocks_stay_as_long_as_the_same_image_is_wanted(tmp_path: Path
         (("root_size",), "50 %", "root_size"),
         (("tmp_size",), None, "tmp_size"),
         (("sources",), [], "sources"),
-        (("sources",), ["https://head"], "https://head"),
+        (("sources",), ["ftp://head"], "ftp://head"),
         (("sources",), ["http://head:80/a b"], "source"),
         (("manifest",), None, "manifest"),
-        (("manifest", "squashfs"), {}, "sha256"),
-        (("manifest", "squashfs", "size"), 0, "size"),
-        (("manifest", "squashfs", "size"), True, "size"),
-        (("manifest", "squashfs", "size"), 1 << 60, "size"),
-        (("manifest", "squashfs", "sha256"), "x", "sha256"),
-        (("manifest", "geometry", "symbol_size"), 3, "symbol size 3"),
-        (("manifest", "geometry", "block_symbols"), 0, "block_symbols"),
-        (("manifest", "blocks"), ["0" * 64], "lists 1 blocks"),
-        (("manifest", "blocks"), [1], "blocks"),
-        (("manifest", "blocks"), "0" * 64, "blocks"),
     ],
 )
 def test_orders_that_cannot_be_carried_out_are_named(path: tuple[str, ...], value: object, named: str) -> None:
     data = reply()
-    holder = data
-    for key in path[:-1]:
-        holder = holder[key]
-    holder[path[-1]] = value
+    put(data, path, value)
     with pytest.raises(OrdersError, match=named):
         parse_orders(data)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("squashfs",), {}, "sha256"),
+        (("squashfs", "size"), 0, "size"),
+        (("squashfs", "size"), True, "size"),
+        (("squashfs", "size"), 1 << 60, "size"),
+        (("squashfs", "sha256"), "x", "sha256"),
+        (("geometry", "symbol_size"), 3, "symbol size 3"),
+        (("geometry", "block_symbols"), 0, "block_symbols"),
+        (("blocks",), ["0" * 64], "lists 1 blocks"),
+        (("blocks",), [1], "blocks"),
+        (("blocks",), "0" * 64, "blocks"),
+    ],
+)
+def test_manifests_that_contradict_themselves_are_named(path: tuple[str, ...], value: object, named: str) -> None:
+    data = manifest()
+    put(data, path, value)
+    with pytest.raises(OrdersError, match=named):
+        parse_orders(reply(data))
+
+
+def put(data: dict[str, Any], path: tuple[str, ...], value: object) -> None:
+    for key in path[:-1]:
+        data = data[key]
+    data[path[-1]] = value

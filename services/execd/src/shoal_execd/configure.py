@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import ssl
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -91,7 +92,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Configurator:
-    """Makes the tree below `root` what options say. `pause` waits so many seconds before content is asked for again."""
+    """Makes the tree below `root` what options say. `pause` waits so many seconds before content is asked for again.
+
+    With `tls`, content comes from sources with https:// alone: options are secret.
+    """
 
     root: Path
     run: Path
@@ -99,6 +103,7 @@ class Configurator:
     journal: Journal
     pause: Callable[[float], None]
     take: Callable[[Action, Path], None] = perform
+    tls: ssl.SSLContext | None = None
 
     def apply(self, options: Options) -> Outcome:
         """Files, customizations over them, then actions; a part that fails does not stop the others. Blocking."""
@@ -149,13 +154,16 @@ class Configurator:
     def _fetch(self, blob: Blob, sources: tuple[str, ...], target: BinaryIO) -> None:
         pauses = Pauses(first=0.5, longest=8.0)
         reasons: list[str] = []
+        proven = [base for base in sources if self.tls is None or base.startswith("https://")]
+        if not proven:
+            raise SourceFailed(f"no source of {blob.sha256[:12]} speaks https://: {', '.join(sources)}")
         for turn in range(_ROUNDS):
             reasons = []
-            for base in sources:
+            for base in proven:
                 target.seek(0)
                 target.truncate()
                 try:
-                    return fetch_blob(base, blob, self.node, target)
+                    return fetch_blob(base, blob, self.node, target, self.tls)
                 except SourceFailed as error:
                     reasons.append(str(error))
             if turn + 1 < _ROUNDS:

@@ -5,6 +5,7 @@ before the whole is what the manifest says.
 """
 
 import asyncio
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 
@@ -25,11 +26,16 @@ class FetchFailed(Exception):
     """No source gave the image; the text holds the reason of each."""
 
 
-async def fetch_image(timeline: Timeline, image: Image, orders: Orders, multicast: Way) -> None:
-    """Bring the image here, whole and verified. Raises FetchFailed when every way was tried once."""
+async def fetch_image(
+    timeline: Timeline, image: Image, orders: Orders, multicast: Way, tls: ssl.SSLContext | None = None
+) -> None:
+    """Bring the image here, whole and verified; `tls` is how sources with https:// are checked.
+
+    Raises FetchFailed when every way was tried once.
+    """
     begin = time.monotonic()
     ways: list[tuple[str, str, Way]] = [(MULTICAST, MULTICAST, multicast)]
-    ways += [(HTTP, base, over_http(base)) for base in orders.sources]
+    ways += [(HTTP, base, over_http(base, tls)) for base in orders.sources]
     reasons: list[str] = []
     for method, source, way in ways:
         if await _came(timeline, image, orders, (method, source, way), reasons):
@@ -40,12 +46,12 @@ async def fetch_image(timeline: Timeline, image: Image, orders: Orders, multicas
     raise FetchFailed("; ".join(reasons))
 
 
-def over_http(base: str) -> Way:
+def over_http(base: str, tls: ssl.SSLContext | None) -> Way:
     """The way over HTTP ranges from one source."""
 
     async def fetch(image: Image, sha256: str) -> str | None:
         url = f"{base}/blobs/{sha256}"
-        return (await asyncio.to_thread(fetch_missing, image, [url], attempts=_ATTEMPTS)).reason
+        return (await asyncio.to_thread(fetch_missing, image, [url], attempts=_ATTEMPTS, tls=tls)).reason
 
     return fetch
 

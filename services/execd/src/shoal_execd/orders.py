@@ -1,14 +1,17 @@
 """What the registry tells a node to boot: `BootReply`, checked by hand. Pure."""
 
+import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from shoal_identity import signatures
 from shoal_mcast.geometry import Geometry
 from shoal_model import names
 
 _SIZE = re.compile(r"[1-9][0-9]*(?:[kmg]|%)?")
-_SOURCE = re.compile(r"http://[A-Za-z0-9.-]{1,253}(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/-]{0,200})?")
+_SOURCE = re.compile(r"https?://[A-Za-z0-9.-]{1,253}(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/-]{0,200})?")
 _STYLES = ("roram",)
 _LARGEST = 64 << 30
 
@@ -42,17 +45,38 @@ class Orders:
     sources: tuple[str, ...]
 
 
-def parse_orders(reply: dict[str, Any]) -> Orders:
-    """Read a `BootReply`. Raises OrdersError."""
+def parse_orders(reply: dict[str, Any], image_keys: Collection[str] | None = None) -> Orders:
+    """Read a `BootReply`. Raises OrdersError, also if none of `image_keys` has signed its manifest; where they are
+    None, nobody needs to.
+    """
     style = _text(reply, "style")
     if style not in _STYLES:
         raise OrdersError(f"boot style {style!r} is unknown to this execd; it knows {', '.join(_STYLES)}")
     return Orders(
-        manifest=parse_manifest(_map(reply, "manifest")),
+        manifest=parse_manifest(signed(_map(reply, "manifest"), image_keys)),
         root_size=_tmpfs(reply, "root_size"),
         tmp_size=_tmpfs(reply, "tmp_size"),
         sources=sources(reply),
     )
+
+
+def signed(manifest: dict[str, Any], image_keys: Collection[str] | None) -> dict[str, Any]:
+    """The `ImageManifest` in a `SignedManifest`, read only if one of these keys has signed it. Raises OrdersError."""
+    body, signature, key = manifest.get("body"), manifest.get("signature", b""), manifest.get("key", "")
+    if not isinstance(body, bytes) or not isinstance(signature, bytes) or not isinstance(key, str):
+        raise OrdersError("field manifest holds no body, key and signature")
+    if image_keys is not None:
+        try:
+            signatures.check(body, key, signature, image_keys)
+        except signatures.Unsigned as error:
+            raise OrdersError(f"the image is not signed by an image key of this cluster: {error}") from None
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise OrdersError(f"field manifest.body is no JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise OrdersError("field manifest.body is no map")
+    return data
 
 
 def parse_manifest(data: dict[str, Any]) -> Manifest:
@@ -90,7 +114,7 @@ def sources(data: dict[str, Any]) -> tuple[str, ...]:
         raise OrdersError("the head named no source to fetch from (field sources)")
     for url in urls:
         if not isinstance(url, str) or not _SOURCE.fullmatch(url):
-            raise OrdersError(f"source {url!r} is not of the form http://<host>[:<port>]")
+            raise OrdersError(f"source {url!r} is not of the form https://<host>[:<port>]")
     return tuple(url.rstrip("/") for url in urls)
 
 
