@@ -25,10 +25,15 @@ from shoal_execd.landing import Slot
 from shoal_execd.multicast import Multicast
 from shoal_execd.node_options import parse_options
 from shoal_execd.orders import parse_orders
+from shoal_execd.rebooting import announce
 from shoal_execd.timeline import DEGRADED, Timeline
+from shoal_identity import signatures
+from shoal_identity.keys import Key
 from shoal_mcast.session import Join
 from shoal_model import subjects
 from shoal_model.messages import (
+    AnnounceRebootReply,
+    AnnounceRebootRequest,
     AnnounceReply,
     AnnounceRequest,
     BootEvent,
@@ -46,11 +51,13 @@ from shoal_model.messages import (
     OptionAction,
     OptionArchive,
     OptionFile,
+    SignedManifest,
 )
 from shoal_model.records import BootStyle, Geometry, ImageManifest, ModuleVersion, StoredFile
 from shoal_model.subjects import Service, Stage
 
 DIGEST = "ab" * 32
+BUILDER = Key.new()
 STATE = BootState("n001", "b1", ["nats://127.0.0.1:4222"], "127.0.0.1", "10.0.0.2", ["http://h"], DIGEST, "25%", "/log")
 MANIFEST = ImageManifest(
     image="compute",
@@ -69,11 +76,13 @@ MANIFEST = ImageManifest(
 ORDERS = BootReply(
     node="n001",
     name="n001",
-    manifest=MANIFEST.model_dump(mode="json"),
+    manifest=SignedManifest(
+        body=MANIFEST.body(), key=BUILDER.public, signature=signatures.sign(MANIFEST.body(), BUILDER)
+    ),
     style=BootStyle.RORAM,
     root_size="50%",
     tmp_size="25%",
-    sources=["http://10.77.0.1:8081", "http://10.77.0.1:8080"],
+    sources=["https://10.77.0.1:8081", "http://10.77.0.1:8080"],
 )
 JOIN = JoinReply(
     session=1,
@@ -93,7 +102,7 @@ OPTIONS = NodeOptions(
     files=[OptionFile(path="/etc/x", sha256=DIGEST, size=3)],
     archives=[OptionArchive(name="site", archive=StoredFile(sha256=DIGEST, size=10240))],
     actions=[OptionAction(verb="hostname", arguments=["n001"])],
-    sources=["http://10.77.0.1:8082"],
+    sources=["https://10.77.0.1:8082"],
 )
 
 
@@ -136,7 +145,7 @@ async def test_a_command_and_its_answer() -> None:
 
 
 def test_orders_options_and_join_are_read_as_they_are_written() -> None:
-    orders = parse_orders(over_the_wire(ORDERS))
+    orders = parse_orders(over_the_wire(ORDERS), (BUILDER.public,))
     assert (orders.manifest.sha256, orders.manifest.geometry.blocks, orders.sources) == (
         DIGEST,
         5,
@@ -168,24 +177,32 @@ async def test_every_request_of_a_node_fits_its_model(bus: NatsBus, nats_server:
         answers(every(Service.EXECD_CONFIG, "announce"), AnnounceRequest, AnnounceReply(generation=DIGEST)),
         answers(every(Service.MCASTD, "join"), JoinRequest, JOIN.model_copy(update={"size": 1})),
         answers(every(Service.MCASTD, "leave"), LeaveRequest, Empty()),
+        answers(
+            every(Service.AUTH, "announce-reboot"),
+            AnnounceRebootRequest,
+            AnnounceRebootReply(until=datetime(2026, 11, 20, tzinfo=UTC)),
+        ),
     ]
     await bus.serve("head", "0.1.0", endpoints)
     node = await connect([nats_server.url], name="n001", timeout=10)
     timeline = Timeline("n001", "b1", Journal("stage1", []))
     try:
-        orders = await ask_orders(node, timeline)
+        orders = await ask_orders(node, timeline, (BUILDER.public,))
         assert orders.manifest.image == "compute"
         assert (await await_options(node, timeline)).generation == DIGEST
         with Slot(tmp_path / "image", lambda size: None) as slot:
             reason = await Multicast(node, "n001", "b1", "10.0.0.2").receive(slot.open(orders.manifest), DIGEST)
         assert reason is not None
         assert "geometry" in reason
+        await announce(node, "n001", "b1", timeline.journal)
+        assert "expects it until 2026-11-20" in timeline.journal.batch()[-1]
     finally:
         await node.close()
     assert heard == [
         BootRequest(boot="b1"),
         AnnounceRequest(boot="b1", release="0.1.0"),
         JoinRequest(boot="b1", image=DIGEST, address="10.0.0.2", missing=5),
+        AnnounceRebootRequest(boot="b1"),
     ]
 
 
@@ -193,7 +210,8 @@ _AS_ON_A_NODE = """
 import importlib, pkgutil, sys
 
 class NotThere:
-    there = {"shoal_execd", "shoal_mcast", "shoal_bus", "shoal_model", "nats", "msgpack", *sys.stdlib_module_names}
+    there = {"shoal_execd", "shoal_mcast", "shoal_bus", "shoal_model", "shoal_identity", "nats", "msgpack", "nacl",
+             "_cffi_backend", *sys.stdlib_module_names}
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] not in self.there:
@@ -207,7 +225,7 @@ print("pydantic" in sys.modules, "shoal_model.records" in sys.modules, "shoal_bu
 """
 
 
-def test_a_node_needs_nothing_but_the_standard_library_nats_and_msgpack() -> None:
+def test_a_node_needs_nothing_but_the_standard_library_nats_msgpack_and_nacl() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _AS_ON_A_NODE], capture_output=True, text=True, check=False, timeout=60
     )

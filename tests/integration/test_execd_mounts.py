@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.secure import certified
 from lab.space import LabError, Namespace, run
 
 pytestmark = pytest.mark.integration
@@ -39,6 +40,26 @@ try:
     (root / "large").write_bytes(bytes(9 << 20))
 except OSError as error:
     print(error.strerror)
+"""
+
+_SECRET = """
+import sys
+from pathlib import Path
+from shoal_execd import stage1, union
+from shoal_execd.handover import BootState, load_identity
+from shoal_execd.identity import Identity
+from shoal_identity.keys import Key
+from shoal_identity.trust import Trust
+folder = Path(sys.argv[1])
+state = BootState("n001", "b1", ["tls://h"], "h", "10.0.0.2", ["https://h"], "0", "25%", "/log")
+identity = Identity(Key.new(), Trust((folder / "ca.pem").read_text()))
+union.mount("run", folder / "run", "tmpfs")
+stage1.hand_over(state, identity, folder / "run/shoal")
+union.move(folder / "run", folder / "newroot/run")
+run = folder / "newroot/run/shoal"
+kinds = dict(line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines())
+print(kinds[str(run / "secret")], oct((run / "secret").stat().st_mode), oct((run / "secret/key").stat().st_mode))
+print(load_identity(state, run) == identity, list((folder / "run").iterdir()))
 """
 
 _NETWORK = """
@@ -104,6 +125,16 @@ def test_what_is_no_squashfs_is_named(space: Namespace, folder: Path) -> None:
     (folder / "image").write_bytes(bytes(1 << 20))
     with pytest.raises(LabError, match=r"squashfs /dev/loop.*Invalid argument"):
         run(space, sys.executable, "-c", _UNION, str(folder))
+
+
+def test_the_key_lies_in_memory_that_is_never_swapped_and_moves_along_with_run(
+    space: Namespace, tmp_path: Path
+) -> None:
+    trust, _ = certified(tmp_path)
+    (tmp_path / "ca.pem").write_text(trust.ca)
+    (tmp_path / "newroot/run").mkdir(parents=True)
+    said = run(space, sys.executable, "-c", _SECRET, str(tmp_path)).splitlines()
+    assert said == ["ramfs 0o40700 0o100600", "True []"]
 
 
 def test_the_boot_nic_is_renamed_addressed_and_routed_however_often(space: Namespace) -> None:

@@ -1,4 +1,11 @@
-"""What one stage leaves to the next: `/run/shoal/boot.json`."""
+"""What one stage leaves to the next, under `/run/shoal`:
+
+    boot.json     what is known of this boot; no secret
+    ca.crt        what the node trusts
+    secret/key    the seed of its key, in a file system that is never swapped
+
+With the key alone, the stages to come prove that they are this node.
+"""
 
 import json
 import os
@@ -6,8 +13,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shoal_execd.identity import Identity
+from shoal_identity import trust
+from shoal_identity.keys import Key, KeyProblem
+
 RUN = Path("/run/shoal")
 BOOT_FILE = "boot.json"
+CA_FILE = "ca.crt"
+SECRET = "secret"
+_KEY_FILE = "key"
 GENERATION_FILE = "generation"
 
 
@@ -49,3 +63,23 @@ def load(run: Path = RUN) -> BootState:
         return BootState(**data)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HandoverError(f"{path} is missing or damaged: {error}") from error
+
+
+def save_identity(identity: Identity, run: Path = RUN) -> None:
+    """Leave key and trust for the stages to come, the key readable by root alone. Raises OSError."""
+    (run / SECRET).mkdir(mode=0o700, parents=True, exist_ok=True)
+    identity.key.write(run / SECRET / _KEY_FILE)
+    (run / CA_FILE).write_bytes(identity.trust.dump())
+
+
+def load_identity(state: BootState, run: Path = RUN) -> Identity | None:
+    """Key and trust as stage 1 left them; None where the bus has no TLS, and nothing is proven.
+
+    Raises HandoverError if they are missing or damaged, or if others may read the key.
+    """
+    if not any(server.startswith("tls://") for server in state.nats):
+        return None
+    try:
+        return Identity(Key.read(run / SECRET / _KEY_FILE), trust.parse((run / CA_FILE).read_bytes()))
+    except (KeyProblem, trust.BadTrust, OSError) as error:
+        raise HandoverError(f"this node cannot prove who it is any more: {error}") from None

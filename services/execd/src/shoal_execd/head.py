@@ -2,17 +2,24 @@
 
 import asyncio
 import logging
+import re
 import socket
-from collections.abc import Awaitable, Callable
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
-from shoal_bus.connection import Connection, connect
+from shoal_bus.connection import Connection, Credentials, connect
 from shoal_bus.errors import BusError
 from shoal_execd import clock
+from shoal_execd.http_source import SourceFailed, fetch_small
+from shoal_execd.identity import Identity
 from shoal_execd.journal import Journal
 from shoal_execd.orders import Orders, OrdersError, parse_orders
 from shoal_execd.pauses import Pauses
 from shoal_execd.timeline import DEGRADED, Link, Timeline
+from shoal_identity import trust
+from shoal_identity.tokens import CONNECTION_LIFETIME
 from shoal_model import ports, subjects
 from shoal_model.subjects import Service, Stage
 
@@ -20,59 +27,136 @@ _ASK = 10.0
 _SAY_AGAIN = 60.0
 _DATAGRAM = 1200
 _DATAGRAMS_PER_SECOND = 20
+_REFUSED = re.compile(r"authorization (?:violation|failed)", re.IGNORECASE)
 
 T = TypeVar("T")
 
 
 class BusLog(logging.Handler):
-    """What the bus library logs, into the journal: the same complaint once a minute, every one of them in `debug`."""
+    """What the bus library logs, into the journal: the same complaint once a minute, every one of them in `debug`.
 
-    def __init__(self, journal: Journal) -> None:
+    That the bus refuses this node is said in words that an operator can act on.
+    """
+
+    def __init__(self, journal: Journal, node: str) -> None:
         super().__init__(logging.DEBUG)
         self._journal = journal
+        self._refused = (
+            "the head does not let this node in: it is not armed, or in quarantine; "
+            f"`shoal boot why {node}` on the head tells why. It tries on"
+        )
         self._said: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         """One record as a line."""
-        now, complaint = clock.uptime(), str(record.msg)
+        text, complaint, now = self.format(record), str(record.msg), clock.uptime()
+        if _REFUSED.search(text):
+            self._journal.debug(text)
+            text = complaint = self._refused
         if record.levelno >= logging.WARNING and now - self._said.get(complaint, float("-inf")) >= _SAY_AGAIN:
             self._said[complaint] = now
-            self._journal.info(self.format(record))
+            self._journal.info(text)
         else:
-            self._journal.debug(self.format(record))
+            self._journal.debug(text)
 
 
-async def reach(servers: list[str], name: str, journal: Journal) -> Connection:
-    """A connection to the bus. Waits until there is one; the journal says why there is none yet."""
-    logger = logging.getLogger("shoal.bus")
-    logger.handlers[:] = [BusLog(journal)]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    return await connect(servers, name=name)
+@dataclass
+class Head:
+    """Where the head of a node is, and what each of them proves to the other: nothing without an `identity`, over a
+    bus without TLS. `token` is shown until the bus has let us in; from then on the key alone is known there.
+    """
+
+    node: str
+    servers: Sequence[str]
+    identity: Identity | None = None
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """How other servers of the head are checked."""
+        return None if self.identity is None else self.identity.tls
+
+    @property
+    def image_keys(self) -> tuple[str, ...] | None:
+        """Whose images this node boots; None: anybody's."""
+        return None if self.identity is None else self.identity.trust.image_keys
+
+    def credentials(self) -> Credentials:
+        """What is shown to the bus this time."""
+        inbox = subjects.inbox("node", self.node)
+        if self.identity is None:
+            return Credentials(inbox_prefix=inbox)
+        return Credentials(
+            key=self.identity.key,
+            token=self.token,
+            tls=self.identity.tls,
+            inbox_prefix=inbox,
+            lifetime=CONNECTION_LIFETIME,
+        )
+
+    async def reach(self, program: str, journal: Journal, *, timeout: float | None = None) -> Connection:
+        """A connection to the bus. Waits until there is one (or Unavailable after `timeout` seconds); the journal says
+        why there is none yet.
+        """
+        logger = logging.getLogger("shoal.bus")
+        logger.handlers[:] = [BusLog(journal, self.node)]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        name = f"{self.node} {program}"
+        connection = await connect(self.servers, name=name, credentials=self.credentials, timeout=timeout)
+        self.token = None
+        return connection
 
 
-async def ask_orders(link: Link, timeline: Timeline) -> Orders:
-    """What this node is to boot. Asks until the registry knows, with the reason in the timeline once a minute."""
+async def fetch_trust(hosts: Sequence[str], digest: str, timeline: Timeline) -> trust.Trust:
+    """The `ca.crt` with this SHA-256, from any of these boot file servers. Asks until one has it, with the reason in
+    the timeline once a minute.
+    """
+
+    def fetch() -> trust.Trust:
+        reasons = []
+        for host in hosts:
+            url = f"http://{host}:{ports.BOOT_HTTP}/shoal/ca.crt"
+            try:
+                return trust.parse(fetch_small(url, trust.LONGEST), digest)
+            except SourceFailed as error:
+                reasons.append(str(error))
+            except trust.BadTrust as error:
+                reasons.append(f"{url}: {error}")
+        raise SourceFailed("; ".join(reasons))
+
+    async def ask() -> trust.Trust:
+        return await asyncio.to_thread(fetch)
+
+    return await insist(ask, timeline, Stage.STAGE1_BUS, "the head cannot prove who it is")
+
+
+async def ask_orders(link: Link, timeline: Timeline, image_keys: Sequence[str] | None = None) -> Orders:
+    """What this node is to boot, signed by one of `image_keys` (None: by anybody). Asks until the registry says it,
+    with the reason in the timeline once a minute.
+    """
     subject = subjects.rpc(Service.REGISTRY, "boot", timeline.node)
 
     async def ask() -> Orders:
-        return parse_orders(await link.request(subject, {"boot": timeline.boot}, timeout=_ASK))
+        return parse_orders(await link.request(subject, {"boot": timeline.boot}, timeout=_ASK), image_keys)
 
     return await insist(ask, timeline, Stage.STAGE1_BUS, "the head does not say what to boot")
 
 
 async def insist(ask: Callable[[], Awaitable[T]], timeline: Timeline, stage: Stage, what: str) -> T:
-    """The result of `ask`, tried with growing pauses as long as it raises BusError or OrdersError."""
+    """The result of `ask`, tried with growing pauses as long as it raises BusError, OrdersError or SourceFailed."""
     pauses, said = Pauses(first=0.5, longest=30.0), float("-inf")
     loop = asyncio.get_running_loop()
     while True:
         try:
             return await ask()
-        except (BusError, OrdersError) as error:
+        except (BusError, OrdersError, SourceFailed) as error:
             reason = f"{what}: {error}; still trying"
         if loop.time() - said >= _SAY_AGAIN:
             said = loop.time()
             timeline.event(stage, status=DEGRADED, reason=reason)
+        else:
+            timeline.journal.debug(reason)
         await asyncio.sleep(pauses.next())
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -43,14 +44,19 @@ def shell(journal: Journal, why: str) -> None:
     journal.info("the shell was left")
 
 
-def give_up(journal: Journal, reason: str, *, interactive: bool) -> NoReturn:
-    """End a boot that failed: the reason, a shell if one was asked for, a pause, the machine anew."""
+def give_up(journal: Journal, reason: str, announce: Callable[[], None], *, interactive: bool) -> NoReturn:
+    """End a boot that failed: the reason, a shell if one was asked for, a pause, the machine anew.
+
+    The head is told twice that it comes back (`announce`): now, for an operator who cannot wait, and before it does.
+    """
     journal.info(f"THE BOOT FAILED: {reason}")
+    announce()
     if interactive:
         shell(journal, "the boot failed")
     else:
         journal.info(f"this node tries again from the beginning in {PAUSE / 60:.0f} minutes; power-cycle it to try now")
         time.sleep(PAUSE)
+    announce()
     journal.info("rebooting")
     subprocess.run([BUSYBOX, "reboot", "-f"], check=False)
     while True:  # the first process must not end

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from shoal_bus.connection import Connection
 from shoal_bus.errors import BusError
-from shoal_execd import handover, vitals
+from shoal_execd import handover, rebooting, vitals
 from shoal_execd.commands import Command, Commands, execute
 from shoal_execd.handover import BootState
-from shoal_execd.head import reach
+from shoal_execd.head import Head
 from shoal_execd.journal import Journal
 from shoal_execd.settings import Settings
 from shoal_execd.timeline import DEGRADED, FAILED, OK, Timeline
@@ -28,6 +28,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 async def serve(settings: Settings, journal: Journal) -> None:
     """Run until SIGTERM. Raises HandoverError if this machine was not booted by Shoal."""
     state = handover.load(settings.run)
+    head = Head(state.node, state.nats, handover.load_identity(state, settings.run))
     timeline = Timeline(state.node, state.boot, journal, state.unsent)
     # They are ours to deliver now: an agent that is started again must not tell them twice.
     handover.save(replace(state, unsent=[]), settings.run)
@@ -35,7 +36,7 @@ async def serve(settings: Settings, journal: Journal) -> None:
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
         loop.add_signal_handler(number, stopped.set)
-    work = asyncio.create_task(_work(settings, state, timeline))
+    work = asyncio.create_task(_work(settings, state, head, timeline))
     waiting = asyncio.create_task(stopped.wait())
     try:
         await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -47,18 +48,31 @@ async def serve(settings: Settings, journal: Journal) -> None:
             await work
 
 
-async def _work(settings: Settings, state: BootState, timeline: Timeline) -> None:
-    bus = await reach(state.nats, f"{state.node} execd", timeline.journal)
+async def _work(settings: Settings, state: BootState, head: Head, timeline: Timeline) -> None:
+    bus = await head.reach("execd", timeline.journal)
     commands = Commands(settings.commands)
     try:
-        async with timeline.carried(bus, _FAREWELL), asyncio.TaskGroup() as group:
-            await bus.subscribe(subjects.node_topic(state.node, "exec"), commands.answer)
-            timeline.journal.info(f"node {state.node} serves the head at {', '.join(state.nats)}")
-            group.create_task(_beat(bus, settings, state, timeline.journal))
-            group.create_task(_await_systemd(settings, state, timeline))
+        async with timeline.carried(bus, _FAREWELL):
+            try:
+                await _attend(bus, commands, settings, state, timeline)
+            finally:
+                # The unit is stopped before the network goes.
+                if await rebooting.going_down():
+                    await rebooting.announce(bus, state.node, state.boot, timeline.journal)
     finally:
         await commands.stop()
         await bus.close()
+
+
+async def _attend(
+    bus: Connection, commands: Commands, settings: Settings, state: BootState, timeline: Timeline
+) -> None:
+    async with asyncio.TaskGroup() as group:
+        # In a queue group: while a link is renewed, the old one and the new one listen.
+        await bus.subscribe(subjects.node_topic(state.node, "exec"), commands.answer, queue=state.node)
+        timeline.journal.info(f"node {state.node} serves the head at {', '.join(state.nats)}")
+        group.create_task(_beat(bus, settings, state, timeline.journal))
+        group.create_task(_await_systemd(settings, state, timeline))
 
 
 async def _beat(bus: Connection, settings: Settings, state: BootState, journal: Journal) -> None:

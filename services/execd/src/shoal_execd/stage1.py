@@ -13,14 +13,17 @@ from shoal_bus.connection import Connection
 from shoal_execd import clock, cmdline, drivers, handover, network, pid1, union
 from shoal_execd.cmdline import CommandLine
 from shoal_execd.fetch import FetchFailed, fetch_image
-from shoal_execd.head import ask_orders, log_by_datagrams, reach, send_datagram
+from shoal_execd.head import Head, ask_orders, fetch_trust, log_by_datagrams, send_datagram
+from shoal_execd.identity import Identity
 from shoal_execd.journal import Journal, to_console, to_file, to_kernel
 from shoal_execd.landing import Slot
 from shoal_execd.multicast import Multicast
 from shoal_execd.orders import Orders
 from shoal_execd.pauses import Pauses
 from shoal_execd.processes import BUSYBOX
+from shoal_execd.rebooting import Announcer
 from shoal_execd.timeline import FAILED, Timeline, explain
+from shoal_identity.keys import Key
 from shoal_model.subjects import Stage
 
 LOG = handover.RUN / "log" / "stage1.log"
@@ -36,30 +39,32 @@ def main() -> NoReturn:
     pid1.open_console()
     text = Path("/proc/cmdline").read_text()
     verbose = cmdline.flag(text, "debug")
-    journal = Journal("stage1", [to_console(), to_kernel(), to_file(LOG)], verbose=verbose)
+    outputs = [to_console(), to_kernel(), to_file(LOG)]
+    journal = Journal("stage1", outputs, verbose=verbose, secrets=cmdline.secrets(text))
+    announcer = Announcer(journal)
     try:
-        asyncio.run(boot(text, journal))
+        asyncio.run(boot(text, journal, announcer))
         union.move_along(_PATHS)
         os.execv(BUSYBOX, ["switch_root", "-c", "/dev/console", str(_PATHS.root), union.INIT])
     except BaseException as error:
         journal.debug(traceback.format_exc())
-        pid1.give_up(journal, explain(error), interactive=verbose or cmdline.flag(text, "early-shell"))
+        pid1.give_up(journal, explain(error), announcer, interactive=verbose or cmdline.flag(text, "early-shell"))
 
 
-async def boot(text: str, journal: Journal) -> None:
+async def boot(text: str, journal: Journal, announcer: Announcer) -> None:
     """Everything up to the mounted union. Raises what stopped it, after the head was told."""
     journal.info(f"stage 1 on kernel {os.uname().release}: {text.strip()}")
     line = cmdline.parse(text)
-    behind = clock.step(line.time) if line.time is not None else None
-    if behind is not None:
-        journal.info(f"the clock was {behind:.0f} s behind the head's; it was set")
+    off = clock.step(line.time) if line.time is not None else None
+    if off is not None:
+        journal.info(f"the clock was {abs(off):.0f} s {'behind' if off > 0 else 'ahead of'} the head's; it was set")
     timeline = Timeline(line.node, line.boot, journal)
     timeline.event(Stage.STAGE1_START, {"kernel": os.uname().release, "uptime": round(clock.uptime(), 3)})
     with timeline.attempt(Stage.STAGE1_NETWORK) as details:
         await asyncio.to_thread(bring_up, line, journal)
         details.update(mac=line.mac, address=f"{line.ip.address}/{line.ip.prefix}")
     try:
-        await from_head(line, timeline)
+        await from_head(line, timeline, announcer)
     except BaseException:
         await farewell(line.head, journal)
         raise
@@ -75,36 +80,45 @@ def bring_up(line: CommandLine, journal: Journal) -> None:
     journal.info(f"{name} {line.mac} is {network.NAME} with {line.ip.address}; link after {took:.1f} s")
 
 
-async def from_head(line: CommandLine, timeline: Timeline) -> None:
+async def from_head(line: CommandLine, timeline: Timeline, announcer: Announcer) -> None:
     """Fetch the image that the head assigns, mount it, and leave what the next stage needs."""
     datagrams = asyncio.create_task(log_by_datagrams(line.head, timeline.journal, after=_DATAGRAMS_AFTER))
     try:
         with timeline.attempt(Stage.STAGE1_BUS) as details:
-            bus = await reach(list(line.nats), f"{line.node} stage1", timeline.journal)
+            head = Head(line.node, line.nats, await identify(line, timeline), line.token)
+            bus = await head.reach("stage1", timeline.journal)
             details["servers"] = ",".join(line.nats)
     finally:
         datagrams.cancel()
+    announcer.head, announcer.boot = head, line.boot
     try:
         async with timeline.carried(bus, _FAREWELL):
-            orders = await receive(bus, timeline, line)
+            orders = await receive(bus, timeline, line, head)
             with timeline.attempt(Stage.UNION_MOUNTED) as details:
                 await asyncio.to_thread(drivers.load_for_root, timeline.journal)
                 await asyncio.to_thread(union.assemble, _PATHS, orders.root_size)
                 details["root_size"] = orders.root_size
     finally:
         await bus.close()
-    handover.save(state(line, orders, timeline))
+    hand_over(state(line, orders, timeline), head.identity, handover.RUN)
 
 
-async def receive(bus: Connection, timeline: Timeline, line: CommandLine) -> Orders:
+async def identify(line: CommandLine, timeline: Timeline) -> Identity | None:
+    """A key that nobody had before, and the `ca.crt` that the command line names; None for a bus without TLS."""
+    if line.ca is None:
+        return None
+    return Identity(Key.new(), await fetch_trust(line.heads, line.ca, timeline))
+
+
+async def receive(bus: Connection, timeline: Timeline, line: CommandLine, head: Head) -> Orders:
     """The image, whole and verified, in its place. Tries until it is, asking each time what is to be booted."""
     pauses = Pauses(first=2.0, longest=60.0)
     multicast = Multicast(bus, timeline.node, timeline.boot, line.ip.address)
     with Slot(_PATHS.file, lambda size: union.room_for(size, _PATHS)) as slot:
         while True:
-            orders = await ask_orders(bus, timeline)
+            orders = await ask_orders(bus, timeline, head.image_keys)
             try:
-                await fetch_image(timeline, slot.open(orders.manifest), orders, multicast.receive)
+                await fetch_image(timeline, slot.open(orders.manifest), orders, multicast.receive, head.tls)
                 return orders
             except FetchFailed as error:
                 pause = pauses.next()
@@ -127,6 +141,14 @@ def state(line: CommandLine, orders: Orders, timeline: Timeline) -> handover.Boo
         stage1_log=str(LOG),
         unsent=timeline.rest(),
     )
+
+
+def hand_over(state: handover.BootState, identity: Identity | None, run: Path) -> None:
+    """Leave both where stage 2 and the resident agent find them, the key in memory that is never swapped."""
+    if identity is not None:
+        union.mount_secret(run / handover.SECRET)
+        handover.save_identity(identity, run)
+    handover.save(state, run)
 
 
 async def farewell(head: str, journal: Journal) -> None:

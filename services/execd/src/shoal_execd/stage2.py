@@ -14,10 +14,11 @@ from typing import NoReturn
 from shoal_bus.connection import Connection
 from shoal_execd import cmdline, configure, handover, pid1, scripts, udev
 from shoal_execd.handover import BootState
-from shoal_execd.head import log_by_datagrams, reach
+from shoal_execd.head import Head, log_by_datagrams
 from shoal_execd.journal import Journal, to_console, to_file, to_kernel
 from shoal_execd.node_options import Options
 from shoal_execd.processes import ProcessFailed
+from shoal_execd.rebooting import Announcer
 from shoal_execd.timeline import DEGRADED, FAILED, OK, Details, Timeline, explain
 from shoal_execd.union import MS_NODEV, MS_NOSUID, mount
 from shoal_model.subjects import Stage
@@ -37,20 +38,24 @@ def main() -> NoReturn:
     pid1.open_console()
     text = Path("/proc/cmdline").read_text()
     verbose, early_shell = cmdline.flag(text, "debug"), cmdline.flag(text, "early-shell")
-    journal = Journal("stage2", [to_console(), to_kernel(), to_file(LOGS / "stage2.log")], verbose=verbose)
+    outputs = [to_console(), to_kernel(), to_file(LOGS / "stage2.log")]
+    journal = Journal("stage2", outputs, verbose=verbose, secrets=cmdline.secrets(text))
+    announcer = Announcer(journal)
     try:
         if early_shell:
             pid1.shell(journal, "early-shell on the kernel command line")
         state = handover.load()
+        head = Head(state.node, state.nats, handover.load_identity(state))
+        announcer.head, announcer.boot = head, state.boot
         keep_log(LOGS, Path(state.stage1_log))
-        asyncio.run(stage2(state, journal))
+        asyncio.run(stage2(state, head, journal))
         become_systemd()
     except BaseException as error:
         journal.debug(traceback.format_exc())
-        pid1.give_up(journal, explain(error), interactive=verbose or early_shell)
+        pid1.give_up(journal, explain(error), announcer, interactive=verbose or early_shell)
 
 
-async def stage2(state: BootState, journal: Journal) -> None:
+async def stage2(state: BootState, head: Head, journal: Journal) -> None:
     """Everything between the mounted union and systemd. What the head did not get is left for the resident agent."""
     timeline = Timeline(state.node, state.boot, journal, state.unsent)
     timeline.event(Stage.STAGE2_START)
@@ -59,7 +64,7 @@ async def stage2(state: BootState, journal: Journal) -> None:
         async with asyncio.TaskGroup() as group:
             # The head hears of this stage while the drivers still load.
             drivers = group.create_task(_coldplug(timeline))
-            await _configure(state, timeline, drivers)
+            await _configure(state, head, timeline, drivers)
     handover.save(replace(state, unsent=timeline.rest()))
 
 
@@ -73,10 +78,10 @@ async def _coldplug(timeline: Timeline) -> None:
     timeline.event(Stage.STAGE2_UDEV, {"seconds": round(time.monotonic() - begin, 3)}, status=status, reason=reason)
 
 
-async def _configure(state: BootState, timeline: Timeline, drivers: asyncio.Task[None]) -> None:
+async def _configure(state: BootState, head: Head, timeline: Timeline, drivers: asyncio.Task[None]) -> None:
     """Options and scripts once the drivers are there, with the bus where it can be reached, without it where not."""
     deadline = asyncio.get_running_loop().time() + _PATIENCE
-    bus = await _reach(state, timeline, deadline)
+    bus = await _reach(state, head, timeline, deadline)
     if bus is None:
         reason = f"the bus could not be reached for {_PATIENCE:.0f} s; the node goes on without its options"
         timeline.event(Stage.EXECD_OPTIONS, status=FAILED, reason=reason)
@@ -89,18 +94,18 @@ async def _configure(state: BootState, timeline: Timeline, drivers: asyncio.Task
             await drivers
             options = await _options(bus, timeline, deadline)
             if options is not None:
-                await _apply(options, timeline)
+                await _apply(options, head, timeline)
             await _run_scripts(timeline)
             timeline.event(Stage.SYSTEMD_START)
     finally:
         await bus.close()
 
 
-async def _reach(state: BootState, timeline: Timeline, deadline: float) -> Connection | None:
+async def _reach(state: BootState, head: Head, timeline: Timeline, deadline: float) -> Connection | None:
     datagrams = asyncio.create_task(log_by_datagrams(state.head, timeline.journal, after=_DATAGRAMS_AFTER))
     try:
         async with asyncio.timeout_at(deadline):
-            return await reach(state.nats, f"{state.node} stage2", timeline.journal)
+            return await head.reach("stage2", timeline.journal)
     except TimeoutError:
         return None
     finally:
@@ -121,8 +126,9 @@ async def _options(bus: Connection, timeline: Timeline, deadline: float) -> Opti
     return options
 
 
-async def _apply(options: Options, timeline: Timeline) -> None:
-    configurator = configure.Configurator(ROOT, handover.RUN, timeline.node, timeline.journal, time.sleep)
+async def _apply(options: Options, head: Head, timeline: Timeline) -> None:
+    place = (ROOT, handover.RUN, timeline.node, timeline.journal)
+    configurator = configure.Configurator(*place, time.sleep, tls=head.tls)
     outcome = await asyncio.to_thread(configurator.apply, options)
     configure.report(timeline, options, outcome)
 

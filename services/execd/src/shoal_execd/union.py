@@ -50,6 +50,11 @@ def move(source: Path, target: Path) -> None:
     mount(str(source), target, "", flags=MS_MOVE)
 
 
+def mount_secret(target: Path) -> None:
+    """Mount memory for secrets, root's alone: a ramfs, for what is in a tmpfs may be swapped. Raises MountFailed."""
+    mount("secret", target, "ramfs", flags=MS_NOSUID | MS_NODEV | MS_NOEXEC, options="mode=0700")
+
+
 def room_for(size: int, paths: Paths) -> None:
     """Make /union a tmpfs that takes an image of `size` bytes. Raises MountFailed if this node has not the memory."""
     available = memory_available()
