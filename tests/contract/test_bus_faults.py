@@ -11,13 +11,13 @@ from pydantic import BaseModel
 
 from lab.nats_proxy import NatsProxy, until
 from lab.nats_server import NatsServer
-from shoal_bus import jetstream, kv, reader
+from shoal_bus import jetstream, kv, pull
 from shoal_bus.api import Endpoint, Entry, Write
 from shoal_bus.connection import Message, connect
 from shoal_bus.errors import BusError, Unavailable
 from shoal_bus.link import Link
 from shoal_bus.nats import NatsBus
-from shoal_bus.reader import Stored
+from shoal_bus.pull import Stored
 
 
 class Text(BaseModel):
@@ -110,7 +110,7 @@ async def test_silence_is_noticed_and_nothing_is_lost(
     proxy: NatsProxy, behind: NatsBus, bus: NatsBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A consumer may die without a word: only the missing heartbeat tells."""
-    monkeypatch.setattr(reader, "_SILENCE", 0.5)
+    monkeypatch.setattr(pull, "_SILENCE", 0.5)
     monkeypatch.setattr(jetstream, "_TIMEOUT", 0.5)
     direct = await bus.store("records")
     async with (await behind.store("records")).watch() as entries, asyncio.timeout(20):
@@ -191,13 +191,13 @@ async def test_no_consumers_are_left_behind(bus: NatsBus) -> None:
     ["", "_INBOX.x", "$JS.ACK.S.C.1.2", "$JS.ACK.S.C.a.b.c.d.e", "$JS.ACK.S.C.1.2.-.4.5", "$JS.ACK." + "." * 5],
 )
 def test_a_delivery_without_its_numbers_breaks_the_consumer_and_nothing_else(reply: str) -> None:
-    with pytest.raises(reader.Broken):
-        reader.stored(_message(reply))
+    with pytest.raises(pull.Broken):
+        pull.stored(_message(reply))
 
 
 @pytest.mark.parametrize("reply", ["$JS.ACK.S.C.1.22.333.4.5", "$JS.ACK.hub.hash.S.C.1.22.333.4.5.token"])
 def test_both_forms_of_a_deliverys_numbers_are_read(reply: str) -> None:
-    assert reader.stored(_message(reply)) == Stored(22, 333, 1, "s", b"x", {}, reply)
+    assert pull.stored(_message(reply)) == Stored(22, 333, 1, "s", b"x", {}, reply)
 
 
 def _message(reply: str) -> Message:

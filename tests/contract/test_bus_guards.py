@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from lab.nats_proxy import NatsProxy, until
 from lab.nats_server import NatsServer
-from shoal_bus import connection as connections
-from shoal_bus import jetstream, link, reader
+from shoal_bus import dialling, jetstream, link, links, pull
+from shoal_bus import listening as listenings
 from shoal_bus.api import Endpoint, Entry, Write
 from shoal_bus.connection import Connection, Credentials, Message, connect
 from shoal_bus.errors import Denied, Unavailable
@@ -38,16 +38,34 @@ async def test_p1_a_server_that_pings_before_it_lets_us_in(proxy: NatsProxy) -> 
     """nats-py takes the server's PING for success: connect() returns, and every request times out."""
 
     def ping_first(data: bytes) -> bytes:
-        if proxy.connections > 2:
-            return data
-        return data.replace(b"PONG\r\n", b"PING\r\nPONG\r\n")
+        return data.replace(b"PONG\r\n", b"PING\r\nPING\r\nPONG\r\n") if proxy.connections == 1 else data
 
     proxy.to_client = ping_first
     async with await connect([proxy.url], name="test", timeout=10) as connection:
-        assert connection.counts["phantom_connections"] == 2
-        assert proxy.connections == 3
+        proxy.to_client = lambda data: data
         await connection.subscribe("test.echo", _same)
         assert await connection.request("test.echo", {"a": 1}) == {"a": 1}
+        assert proxy.connections == 1
+        assert connection.counts.total() == 0
+
+
+async def test_p1_a_server_that_pings_and_then_refuses_us(proxy: NatsProxy) -> None:
+    """As an auth callout that takes its time: the refusal is the reason, not the time."""
+    proxy.to_client = lambda data: data.replace(b"PONG\r\n", b"PING\r\n-ERR 'Authorization Violation'\r\n")
+    with pytest.raises(Unavailable, match=r"the server says: Authorization Violation \(it lets nobody in"):
+        await connect([proxy.url], name="test", timeout=1)
+
+
+async def test_p1_a_server_that_hangs_up(proxy: NatsProxy) -> None:
+    def hang_up(data: bytes) -> bytes:
+        if data.startswith(b"INFO"):
+            return data
+        proxy.cut()
+        return b""
+
+    proxy.to_client = hang_up
+    with pytest.raises(Unavailable, match=r"ended the connection before it let us in|Connection reset"):
+        await connect([proxy.url], name="test", timeout=1)
 
 
 async def _same(_subject: str, message: dict[str, object]) -> dict[str, object]:
@@ -165,15 +183,15 @@ async def test_p4_a_job_outlives_the_server(nats_server: NatsServer, bus: NatsBu
 
 async def test_p5_a_delivery_that_is_lost_is_fetched_again(bus: NatsBus, monkeypatch: pytest.MonkeyPatch) -> None:
     """nats-py drops what is too much, and goes on as if nothing were missing."""
-    original, passed = reader._next, 0
+    original, passed = pull._Arrivals.next, 0
 
-    async def lossy(arrived: "asyncio.Queue[Message | None]") -> Message:
+    async def lossy(arrivals: pull._Arrivals) -> Message:
         nonlocal passed
-        message = await original(arrived)
+        message = await original(arrivals)
         passed += message.reply.startswith("$JS.ACK")
-        return await original(arrived) if passed == 3 else message
+        return await original(arrivals) if passed == 3 else message
 
-    monkeypatch.setattr(reader, "_next", lossy)
+    monkeypatch.setattr(pull._Arrivals, "next", lossy)
     store = await bus.store("records")
     for number in range(6):
         await store.put(f"node.n{number}", b"x")
@@ -192,7 +210,8 @@ async def test_p5_a_listener_that_is_too_slow_is_told_of(
         heard += 1
         await release.wait()
 
-    listening = await bus.connection.listen("test.said", slow, at_once=1)
+    monkeypatch.setattr(listenings, "_AT_ONCE", 1)
+    listening = await bus.connection.listen("test.said", slow)
     for _ in range(50):
         await bus.publish("test.said", Text())
     await until(lambda: bus.counts.get("dropped", 0) > 30)
@@ -237,7 +256,7 @@ async def test_p8_reconnecting_never_ends(
     nats_server: NatsServer, bus: NatsBus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """nats-py gives up after 60 attempts."""
-    monkeypatch.setattr(connections, "_LONGEST_PAUSE", 0.002)
+    monkeypatch.setattr(links, "_LONGEST_PAUSE", 0.002)
     await bus.serve("test", "1.0.0", [ECHO])
     nats_server.stop()
     await until(lambda: "attempts=70 " in caplog.text, 30)
@@ -341,10 +360,10 @@ async def test_a_bus_that_is_dialling_closes(
     nats_server: NatsServer, bus: NatsBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A dial may swallow the cancellation that meets it, and the next one would begin."""
-    monkeypatch.setattr(connections, "_LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(links, "_LONGEST_PAUSE", 0.0)
     nats_server.stop()
     await until(lambda: not bus.connected)
-    original = link.dial
+    original = dialling.dial
 
     async def deaf(server: str, name: str, credentials: Credentials, counts: Counter[str]) -> link.Link:
         try:
@@ -353,7 +372,7 @@ async def test_a_bus_that_is_dialling_closes(
             asyncio.current_task().uncancel()  # type: ignore[union-attr]
         return await original(server, name, credentials, counts)
 
-    monkeypatch.setattr(connections, "dial", deaf)
+    monkeypatch.setattr(links, "dial", deaf)
     await asyncio.sleep(0.1)
     async with asyncio.timeout(5):
         await bus.close()

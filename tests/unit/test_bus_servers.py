@@ -2,7 +2,7 @@
 
 import pytest
 
-from shoal_bus.link import in_words
+from shoal_bus.dialling import in_words
 from shoal_bus.servers import checked, without_secrets
 
 GOOD = {
@@ -51,7 +51,13 @@ def test_what_is_no_servers_address_is_refused_without_its_secrets(address: str)
             "Multiple exceptions: Connection refused, No route to host",
         ),
         ("[Errno -2] Name or service not known", "Name or service not known"),
-        ("nats: 'Authorization Violation'", "nats: 'Authorization Violation'"),
+        ("nats: 'user authentication expired'", "the server says: user authentication expired"),
+        (
+            "nats: 'Authorization Violation'",
+            "the server says: Authorization Violation (it lets nobody in with this key, token or password)",
+        ),
+        ("nats: unexpected EOF", "nats: unexpected EOF"),
+        ("[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)", "TLS: wrong version number"),
     ],
 )
 def test_a_connection_that_failed_is_told_in_words(told: str, words: str) -> None:

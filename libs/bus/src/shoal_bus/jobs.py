@@ -13,7 +13,7 @@ from shoal_bus import codec, jetstream, streams
 from shoal_bus.api import Job
 from shoal_bus.connection import Connection
 from shoal_bus.errors import BusError, Invalid, Unavailable
-from shoal_bus.reader import Broken, Stored, pull
+from shoal_bus.pull import Broken, Stored, pull
 from shoal_model import subjects
 
 log = logging.getLogger("shoal.bus")

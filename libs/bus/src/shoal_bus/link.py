@@ -6,29 +6,25 @@ server, an expired credential and a broken cable are one case and not three. Nod
 
 import asyncio
 import logging
-import os
 import re
 import secrets
-import ssl
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import cast
 
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
+from shoal_bus.client import CONNECT_TIMEOUT, Client, Message, Receiver
+from shoal_bus.credentials import Credentials
 from shoal_bus.errors import BusError, Denied, TooLarge, Unavailable
 from shoal_bus.servers import without_secrets
 
 log = logging.getLogger("shoal.bus")
 
-CONNECT_TIMEOUT = 15
-"""Seconds for each step of connecting: behind an auth callout a boot storm makes them long."""
 _PING_INTERVAL = 20
 _PENDING_MESSAGES = 64 * 1024
 _PENDING_BYTES = 64 << 20
@@ -40,128 +36,90 @@ _TELL_AGAIN = 60.0
 """Seconds between two lines in the log about answers that were not given."""
 
 
-@dataclass(frozen=True)
-class Credentials:
-    """What proves us to the server: any of these together. `inbox_prefix` is what permissions let us listen on: it
-    begins with `_INBOX.` if it is not `_INBOX` itself, as nobody answers elsewhere.
-    """
-
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
-    nkey_seed: str | None = field(default=None, repr=False)
-    tls: ssl.SSLContext | None = None
-    inbox_prefix: str = "_INBOX"
+class NoResponders(Unavailable):
+    """Nobody subscribes to what was asked: the request was certainly not carried out."""
 
 
-class Message(Msg):
-    """A message as it came over the wire, and when: seconds of the monotonic clock."""
+class Retired(Unavailable):
+    """This link still works and is to be left: another has taken its place."""
 
-    arrived: float = 0.0
-
-
-Receiver = Callable[[Message], Awaitable[None]]
-
-
-@contextmanager
-def _cancellations_felt() -> Iterator[None]:
-    """Raise CancelledError at the end if the task was cancelled meanwhile, and whoever was awaited kept it silent."""
-    task = asyncio.current_task()
-    before = task.cancelling() if task is not None else 0
-    yield
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError
-
-
-class _Client(Client):
-    """nats-py's, without four faults. Its reader dies, unseen, of a subject that is not UTF-8 (with one, whoever may
-    publish could deafen us) and of a PONG for a cancelled `flush()`. The PING of its `flush()` overtakes what waits
-    to be written: its PONG proves nothing. And whatever sends or flushes may swallow the cancellation of its task.
-    """
-
-    async def _flush_pending(self, force_flush: bool = False) -> None:
-        with _cancellations_felt():
-            await super()._flush_pending(force_flush)  # ends in `except CancelledError: pass`
-
-    async def flush(self, timeout: int = CONNECT_TIMEOUT) -> None:
-        """As nats-py's."""
-        with _cancellations_felt():
-            await super().flush(timeout)  # asyncio.wait_for() of Python 3.11 swallows one that comes with the result
-
-    async def _process_pong(self) -> None:
-        if self._pongs and self._pongs[0].done():
-            self._pongs[0] = asyncio.get_running_loop().create_future()  # the one before was given up
-        await super()._process_pong()
-
-    async def barrier(self) -> None:
-        """Return when the server has taken all that was sent. Raises nats.errors.Error, OSError."""
-        await self._flush_pending(force_flush=True)
-        await self.flush(CONNECT_TIMEOUT)
-
-    async def retire(self, subscription: NatsSubscription) -> None:
-        """End a subscription after its last message: none that the server has sent already is lost."""
-        await self._send_unsubscribe(subscription._id)
-        await self.barrier()
-        await subscription.drain()  # type: ignore[no-untyped-call]
-
-    def _build_message(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
-    ) -> Message:
-        message = Message(
-            _client=self,
-            _sid=sid,
-            subject=subject.decode("utf-8", "replace"),
-            reply=reply.decode("utf-8", "replace"),
-            data=data,
-            headers=headers,
-        )
-        message.arrived = time.monotonic()
-        return message
+    def __init__(self) -> None:
+        super().__init__("the link is renewed")
 
 
 class Link:
     """Made by `dial`. Requests, and the raw client for what is built on it."""
 
-    def __init__(self, server: str, counts: Counter[str], inbox_prefix: str) -> None:
+    def __init__(self, server: str, counts: Counter[str], credentials: Credentials) -> None:
         self.server = without_secrets(server)
+        self.lifetime = credentials.lifetime
+        self.opened = time.monotonic()
+        """Before the server saw our credentials: their lifetime has not begun earlier."""
         self._address = server
-        self.client = _Client()
+        self._credentials = credentials
+        self.client = Client(self, credentials)
         self.denied: set[tuple[str, str]] = set()
-        self.problem: Exception | None = None
         self._counts = counts
-        self._inbox = f"{inbox_prefix}.{secrets.token_hex(11)}"
+        self._inbox = f"{credentials.inbox_prefix}.{secrets.token_hex(11)}"
         self._requests = 0
         self._tell_of_replies = 0.0
         self._waiting: dict[str, tuple[str, asyncio.Future[Message]]] = {}
         self._lost = asyncio.Event()
-        self._on_lost: dict[object, Callable[[], None]] = {}
+        self._retired = False
+        self._uses = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+        self._watchers: dict[object, tuple[str, Callable[[BusError], None]]] = {}
 
     @property
     def alive(self) -> bool:
         """Whether it can still be used."""
         return not self._lost.is_set()
 
+    @property
+    def problem(self) -> Exception | None:
+        """What was wrong last, as nats-py or the server says."""
+        return self.client.last_error
+
     async def lost(self) -> None:
         """Return when the link is lost."""
         await self._lost.wait()
 
-    def when_lost(self, key: object, call: Callable[[], None]) -> None:
-        """Have `call` run when the link is lost (at once if it is already), until `forget(key)`."""
-        self._on_lost[key] = call
+    def watch(self, key: object, call: Callable[[BusError], None], *, publishes: str = "") -> None:
+        """Have `call` told, until `forget(key)`, that the link is lost (Unavailable) or to be left (Retired), at once
+        if it is so already; and that we may not publish to the subject `publishes` (Denied).
+        """
+        self._watchers[key] = (publishes.lower(), call)
         if not self.alive:
-            call()
+            call(Unavailable("the connection is lost"))
+        elif self._retired:
+            call(Retired())
 
     def forget(self, key: object) -> None:
-        """See `when_lost`."""
-        self._on_lost.pop(key, None)
+        """See `watch`."""
+        self._watchers.pop(key, None)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While something is awaited that must come or go over this link: see `finished`."""
+        self._uses += 1
+        if self.alive:
+            self._unused.clear()
+        try:
+            yield
+        finally:
+            self._uses -= 1
+            if not self._uses:
+                self._unused.set()
 
     def inbox(self) -> str:
         """A subject that only this link's own subscriptions hear."""
         self._requests += 1
         return f"{self._inbox}.s.{self._requests}"
 
-    async def open(self, name: str, credentials: Credentials) -> None:
+    async def open(self, name: str) -> None:
         """Connect. Raises OSError, nats.errors.Error, TimeoutError or Unavailable."""
+        credentials = self._credentials
         await self.client.connect(
             servers=[self._address],
             name=name,
@@ -175,12 +133,10 @@ class Link:
             user=credentials.user,
             password=credentials.password,
             token=credentials.token,
-            nkeys_seed_str=credentials.nkey_seed,
-            tls=credentials.tls,
+            signature_cb=None if credentials.key is None else self.client.signature,
             inbox_prefix=credentials.inbox_prefix,
         )
-        if not self.client.is_connected:
-            # The server's own PING came before its PONG, and nats-py takes any line for success.
+        if not self.client.is_connected:  # nats-py takes any line of the server for success
             self._counts["phantom_connections"] += 1
             raise Unavailable("the server had not let us in when nats-py said so")
         reader = self.client._reading_task
@@ -188,6 +144,8 @@ class Link:
             reader.add_done_callback(lambda _: self._end())
         await self.subscribe(f"{self._inbox}.*", self._answered)
         await self.client.barrier()
+        if self.denied:
+            raise Unavailable(f"the server does not let us hear answers at {credentials.inbox_prefix}.>")
 
     async def subscribe(
         self, subject: str, receive: Receiver, queue: str | None = None, *, bytes_limit: int = _PENDING_BYTES
@@ -196,7 +154,7 @@ class Link:
         return await self.client.subscribe(
             subject,
             queue=queue or "",
-            cb=cast("Callable[[Msg], Awaitable[None]]", receive),  # `_Client` makes nothing but our `Message`
+            cb=cast("Callable[[Msg], Awaitable[None]]", receive),  # `Client` makes nothing but our `Message`
             pending_msgs_limit=_PENDING_MESSAGES,
             pending_bytes_limit=bytes_limit,
         )
@@ -215,9 +173,10 @@ class Link:
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting[inbox] = (subject, answer)
         try:
-            await self.publish(subject, body, headers, reply=inbox)
-            async with asyncio.timeout(timeout):
-                message = await answer
+            with self.in_use():
+                await self.publish(subject, body, headers, reply=inbox)
+                async with asyncio.timeout(timeout):
+                    message = await answer
         finally:
             del self._waiting[inbox]
             if answer.done() and not answer.cancelled():
@@ -264,6 +223,16 @@ class Link:
         except (nats.errors.Error, OSError, TimeoutError) as error:
             raise Unavailable(f"the bus at {self.server} does not answer: {error}") from error
 
+    def retire(self) -> None:
+        """Tell those who watch it that the link is to be left."""
+        self._retired = True
+        self._tell(Retired())
+
+    async def finished(self) -> None:
+        """Return when nobody uses the link any more, and the server has what was sent. Raises Unavailable."""
+        await self._unused.wait()
+        await self.flush()
+
     async def shut(self) -> None:
         """Close the client, whatever state it is in."""
         self._end()
@@ -277,13 +246,17 @@ class Link:
         if self._lost.is_set():
             return
         self._lost.set()
+        self._unused.set()
         for subject, answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(
                     Unavailable(f"the connection broke before {subject} was answered; it may have been carried out")
                 )
-        for call in list(self._on_lost.values()):
-            call()
+        self._tell(Unavailable("the connection is lost"))
+
+    def _tell(self, news: BusError) -> None:
+        for _, call in list(self._watchers.values()):
+            call(news)
 
     async def _closed(self) -> None:
         self._end()
@@ -295,7 +268,6 @@ class Link:
 
     async def _failed(self, error: Exception) -> None:
         """nats-py's error callback: permission errors and dropped messages are heard of nowhere else."""
-        self.problem = error
         violation = _VIOLATION.search(str(error).lower())
         if violation:
             self._refused(violation[1], violation[2])
@@ -311,38 +283,11 @@ class Link:
         self._counts["denied"] += 1
         self.denied.add((what, subject))
         log.error("bus.denied server=%s what=%s subject=%s", self.server, what, subject)
+        if what != "publish":
+            return
         for asked, answer in self._waiting.values():
-            if what == "publish" and asked.lower() == subject and not answer.done():
+            if asked.lower() == subject and not answer.done():
                 answer.set_exception(Denied(f"the bus does not let us send to {asked}"))
-
-
-class NoResponders(Unavailable):
-    """Nobody subscribes to what was asked: the request was certainly not carried out."""
-
-
-async def dial(server: str, name: str, credentials: Credentials, counts: Counter[str]) -> Link:
-    """A link to one server, let in and answering. Raises Unavailable with the reason."""
-    link = Link(server, counts, credentials.inbox_prefix)
-    began = time.monotonic()
-    try:
-        async with asyncio.timeout(3 * CONNECT_TIMEOUT):
-            await link.open(name, credentials)
-    except (OSError, nats.errors.Error, TimeoutError, ValueError, Unavailable) as error:
-        await link.shut()
-        reason = link.problem if isinstance(error, nats.errors.NoServersError) and link.problem else error
-        told = in_words(str(reason))
-        if isinstance(reason, TimeoutError) and reason.errno is None:
-            told = f"no answer within {time.monotonic() - began:.0f} s"
-        raise Unavailable(told or type(reason).__name__) from error
-    except BaseException:
-        await link.shut()
-        raise
-    if not link.alive:
-        raise Unavailable(f"lost at once: {link.problem}")
-    return link
-
-
-def in_words(told: str) -> str:
-    """What asyncio and the system say of a connection that failed, without their numbers: `Connection refused`."""
-    told = re.sub(r"\[Errno ([0-9]+)\] Connect call failed \(.*?\)", lambda found: os.strerror(int(found[1])), told)
-    return re.sub(r"\[Errno -?[0-9]+\] ", "", told)
+        for published, call in list(self._watchers.values()):
+            if published == subject:
+                call(Denied(f"the bus does not let us send to {subject}"))

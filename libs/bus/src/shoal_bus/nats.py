@@ -16,7 +16,8 @@ from shoal_bus.api import Endpoint, Job, Store
 from shoal_bus.connection import DEADLINE, Connection, Credentials, Listening, Message, connect
 from shoal_bus.errors import Invalid, Unavailable
 from shoal_bus.kv import NatsStore
-from shoal_bus.reader import Stored, last_sequence, read
+from shoal_bus.pull import Stored
+from shoal_bus.reader import last_sequence, read
 from shoal_model import subjects
 
 log = logging.getLogger("shoal.bus")
@@ -94,8 +95,7 @@ class NatsBus:
     def _introducer(self, identity: micro.Identity) -> Callable[[Message], Awaitable[None]]:
         async def introduce(message: Message) -> None:
             if message.reply:
-                link = await self.connection.link(1.0)
-                await link.reply(message, micro.answer(identity, message.subject))
+                await self.connection.reply(message, micro.answer(identity, message.subject))
 
         return introduce
 

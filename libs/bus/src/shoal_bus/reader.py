@@ -6,52 +6,25 @@ consumer's: a gap, silence, or a lost link makes a new consumer that begins behi
 """
 
 import asyncio
-import itertools
-import json
 import logging
 import random
-import re
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
-
-import nats.errors
 
 from shoal_bus.connection import Connection
 from shoal_bus.errors import BusError, Unavailable
 from shoal_bus.jetstream import api, make_consumer
-from shoal_bus.link import Link, Message
+from shoal_bus.link import Link
+from shoal_bus.pull import Broken, Stored, pull
 
 log = logging.getLogger("shoal.bus")
 
 _BATCH = 500
-_BATCH_BYTES = 16 << 20
-_EXPIRES, _HEARTBEAT, _SILENCE = 30, 5, 12.5
 _NANOSECONDS = 1_000_000_000
 _FORGET_AFTER = 60
 _LONGEST_PAUSE = 5.0
-_CONTROL = 100
-_PULL_ENDED = {404, 408}
-_DELIVERY = re.compile(r"\$JS\.ACK(?:\.[^.]+){2}(?:(?:\.[^.]+){2})?\.(\d+)\.(\d+)\.(\d+)\.\d+\.\d+(?:\.[^.]+)?")
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A message of a stream: its number there, its number in the consumer, and how many times it was delivered."""
-
-    sequence: int
-    delivery: int
-    attempt: int
-    subject: str
-    body: bytes
-    headers: Mapping[str, str]
-    reply: str
-
-
-class Broken(Exception):
-    """This consumer or link can no longer be read from: make another."""
 
 
 async def read(
@@ -160,84 +133,3 @@ async def _deliveries(link: Link, stream: str, consumer: str) -> AsyncGenerator[
                 raise Broken(f"delivery {expected} is missing, {message.delivery} came")
             expected += 1
             yield message
-
-
-async def pull(link: Link, stream: str, consumer: str, *, batch: int) -> AsyncGenerator[Stored]:
-    """What a pull consumer has, `batch` at a time, on this link. Raises Broken when it cannot go on."""
-    inbox = link.inbox()
-    arrived: asyncio.Queue[Message | None] = asyncio.Queue()
-    subscription = None
-
-    async def take(message: Message) -> None:
-        arrived.put_nowait(message)
-
-    link.when_lost(inbox, lambda: arrived.put_nowait(None))
-    try:
-        subscription = await link.subscribe(f"{inbox}.*", take, bytes_limit=0)  # `_BATCH_BYTES` bounds it
-        for number in itertools.count(1):
-            async with aclosing(_one_pull(link, stream, consumer, f"{inbox}.{number}", arrived, batch)) as messages:
-                async for message in messages:
-                    yield message
-    except (nats.errors.Error, Unavailable) as error:
-        raise Broken(str(error)) from error
-    finally:
-        link.forget(inbox)
-        if subscription is not None:
-            await link.unsubscribe(subscription)
-
-
-async def _one_pull(
-    link: Link, stream: str, consumer: str, inbox: str, arrived: asyncio.Queue[Message | None], batch: int
-) -> AsyncGenerator[Stored]:
-    wanted = {
-        "batch": batch,
-        "max_bytes": _BATCH_BYTES,
-        "expires": _EXPIRES * _NANOSECONDS,
-        "idle_heartbeat": _HEARTBEAT * _NANOSECONDS,
-    }
-    await link.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", json.dumps(wanted).encode(), reply=inbox)
-    received = 0
-    while received < batch:
-        message = await _next(arrived)
-        status = _status(message)
-        if status is None:
-            received += 1
-            yield stored(message)
-        elif message.subject != inbox or status == _CONTROL:
-            continue
-        elif status in _PULL_ENDED or "Batch Completed" in _description(message):
-            return
-        else:
-            raise Broken(f"the server says {status} {_description(message)}")
-
-
-async def _next(arrived: asyncio.Queue[Message | None]) -> Message:
-    try:
-        async with asyncio.timeout(_SILENCE if arrived.empty() else None):
-            message = await arrived.get()
-    except TimeoutError:
-        raise Broken(f"nothing was heard for {_SILENCE} s, not even a heartbeat") from None
-    if message is None:
-        raise Broken("the connection is lost")
-    return message
-
-
-def stored(message: Message) -> Stored:
-    """A delivery as its message; its numbers stand in the subject for the answer (ADR-15). Raises Broken."""
-    numbers = _DELIVERY.fullmatch(message.reply)
-    if numbers is None:
-        raise Broken(f"{message.reply!r} is no delivery of a stream")
-    attempt, sequence, delivery = map(int, numbers.groups())
-    return Stored(sequence, delivery, attempt, message.subject, message.data, message.headers or {}, message.reply)
-
-
-def _status(message: Message) -> int | None:
-    """The status of a message that is the server's own, and no delivery."""
-    if message.reply.startswith("$JS.ACK."):
-        return None
-    text = (message.headers or {}).get("Status", "")
-    return int(text) if text.isdecimal() else 0
-
-
-def _description(message: Message) -> str:
-    return (message.headers or {}).get("Description", "")
