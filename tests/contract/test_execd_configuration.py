@@ -111,7 +111,7 @@ async def head(bus: NatsBus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     head = Head(bus, store, Snapshot(cluster, {}, {"site": release}))
     async with door(head.service.blob) as contents, door(store.serve) as blobs:
-        monkeypatch.setattr(options_module, "sources", lambda snapshot: [contents, blobs])
+        monkeypatch.setattr(options_module, "sources", lambda *_: [contents, blobs])
         await bus.serve(Service.EXECD_CONFIG, "0.1.0", head.service.endpoints)
         yield head
 

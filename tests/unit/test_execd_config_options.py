@@ -115,7 +115,13 @@ def test_actions_archives_and_sources() -> None:
         ("network-links",),
     ]
     assert [archive.name for archive in options.archives] == ["base", "site"]
-    assert options.sources == ["http://10.77.0.1:8082", "http://10.77.0.1:8080", "http://10.77.0.1:8081"]
+    assert options.sources == ["http://10.77.0.1:8082", "http://10.77.0.1:8081"]
+
+
+def test_with_tls_contents_come_over_tls_and_the_generation_stays() -> None:
+    plain, secure = node_options(snapshot(), "n001"), node_options(snapshot(), "n001", "https")
+    assert secure.sources == ["https://10.77.0.1:8082", "https://10.77.0.1:8081"]
+    assert secure.generation == plain.generation
 
 
 def test_modes_are_what_each_file_needs() -> None:

@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
 
 from aiohttp import web
 from structlog.stdlib import BoundLogger
 
 from shoal_bus.api import Bus, Endpoint
 from shoal_bus.errors import BusError, Conflict, Invalid, NotFound
-from shoal_execd_config.archive_source import archive
+from shoal_execd_config.archive_source import Elsewhere, archive
 from shoal_execd_config.delivery import content_of, fitted
 from shoal_execd_config.options import node_options
 from shoal_execd_config.preview import ArchiveProblem, NamedArchive, preview
@@ -24,14 +26,25 @@ _SETTLE = 0.2
 _PREVIEWS = 4
 
 
+@dataclass(frozen=True)
+class Doors:
+    """How the HTTP doors of this cluster's heads are reached: whether with TLS, and with which trust file."""
+
+    scheme: str = "http"
+    ca: Path | None = None
+
+
 class Options:
     """Answers announcements and previews. A node with records that do not say enough is remembered until they do."""
 
-    def __init__(self, bus: Bus, snapshot: Callable[[], Snapshot], store: BlobStore, log: BoundLogger) -> None:
+    def __init__(
+        self, bus: Bus, snapshot: Callable[[], Snapshot], store: BlobStore, log: BoundLogger, doors: Doors | None = None
+    ) -> None:
         self._bus = bus
         self._snapshot = snapshot
         self._store = store
         self._log = log
+        self._doors = doors or Doors()
         self._waiting: set[str] = set()
         self._changed = asyncio.Event()
         self._previews = asyncio.Semaphore(_PREVIEWS)
@@ -62,7 +75,7 @@ class Options:
     async def preview(self, _: str, request: PreviewRequest) -> PreviewReply:
         """`rpc.execd-config.v1.preview`: what the node would get now."""
         options = self._options(request.node)
-        elsewhere = options.sources[1:]  # every door but our own, which has no archives
+        elsewhere = Elsewhere(options.sources[1:], self._doors.ca)  # our own door has what our store has
         async with self._previews, AsyncExitStack() as opened:
             archives = [
                 NamedArchive(each.name, await opened.enter_async_context(archive(self._store, each.archive, elsewhere)))
@@ -73,17 +86,21 @@ class Options:
             except ArchiveProblem as error:
                 raise Invalid(str(error)) from error
 
-    async def blob(self, request: web.Request) -> web.Response:
-        """`GET /blobs/<sha256>?node=<id>`: a content of this node's options, worked out anew: nothing is kept."""
+    async def blob(self, request: web.Request) -> web.StreamResponse:
+        """`GET /blobs/<sha256>?node=<id>`: what this node's options name now, and 404 for all else: a content, worked
+        out anew, as nothing is kept, or the archive of a customization, if this head's store has it.
+        """
         try:
             digest = names.digest(request.match_info["digest"])
             options = self._options(names.name(request.query.get("node", "")))
         except (ValueError, BusError) as error:
             raise web.HTTPNotFound(text=f"{error}\n") from None
         content = content_of(options, digest)
-        if content is None:
-            raise web.HTTPNotFound(text=f"the options of {options.node} hold no content {digest}\n")
-        return web.Response(body=content, content_type="application/octet-stream")
+        if content is not None:
+            return web.Response(body=content, content_type="application/octet-stream")
+        if any(each.archive.sha256 == digest for each in options.archives):
+            return await self._store.serve(request)
+        raise web.HTTPNotFound(text=f"the options of {options.node} name no content {digest}\n")
 
     def record_changed(self, _: Kind, __: str) -> None:
         """A record is another one now: it may be what a node waits for."""
@@ -116,7 +133,7 @@ class Options:
         if node not in snapshot.cluster.nodes:
             raise NotFound(f"there is no node {node!r}: `shoal node list` shows those there are")
         try:
-            return node_options(snapshot, node)
+            return node_options(snapshot, node, self._doors.scheme)
         except Unresolvable as error:
             raise Conflict(str(error)) from error
 

@@ -25,8 +25,11 @@ class _Content:
     mode: int = 0o644
 
 
-def node_options(snapshot: Snapshot, node: str) -> NodeOptions:
-    """Everything that `node` is to be. Raises Unresolvable, naming what the records lack."""
+def node_options(snapshot: Snapshot, node: str, scheme: str = "http") -> NodeOptions:
+    """Everything that `node` is to be; `scheme` is how the URLs of the head's doors begin.
+
+    Raises Unresolvable, naming what the records lack.
+    """
     decided = effective(snapshot.cluster, node)
     for nic in decided.node.nics:
         if nic.network not in snapshot.cluster.networks:
@@ -41,14 +44,16 @@ def node_options(snapshot: Snapshot, node: str) -> NodeOptions:
         files=wanted,
         archives=archives,
         actions=actions,
-        sources=sources(snapshot),
+        sources=sources(snapshot, scheme),
     )
 
 
-def sources(snapshot: Snapshot) -> list[str]:
-    """The head's doors that serve contents by their digest, as nodes reach them. Raises Unresolvable."""
+def sources(snapshot: Snapshot, scheme: str) -> list[str]:
+    """The head's doors that serve contents by their digest, as nodes reach them: ours, and mcastd's for a head whose
+    store we do not see. Raises Unresolvable.
+    """
     _, network = boot_network(snapshot.cluster)
-    return [f"http://{network.head}:{port}" for port in (ports.OPTIONS_HTTP, ports.BOOT_HTTP, ports.IMAGE_HTTP)]
+    return [f"{scheme}://{network.head}:{port}" for port in (ports.OPTIONS_HTTP, ports.IMAGE_HTTP)]
 
 
 def _contents(snapshot: Snapshot, node: Effective, names: tuple[str, ...]) -> list[_Content]:
