@@ -7,7 +7,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import NamedTuple, Self
 
 from shoal_identity.keys import Key
 
@@ -18,12 +18,20 @@ class Refused(Exception):
     """The server does not let us in, or has cut us off; the text is its own."""
 
 
+class Heard(NamedTuple):
+    """A message; `reply` is where its sender waits for an answer, if it does."""
+
+    subject: str
+    body: bytes
+    reply: str = ""
+
+
 class NatsPeer:
     """Made by `open`. One task at a time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.messages: list[tuple[str, bytes]] = []
-        """What came on subscriptions, as (subject, body)."""
+        self.messages: list[Heard] = []
+        """What came on subscriptions."""
         self._reader, self._writer = reader, writer
         self._refused: set[tuple[str, str]] = set()
         self._subscriptions = 0
@@ -77,19 +85,31 @@ class NatsPeer:
         self._say("PING")
         async with asyncio.timeout(20):
             while (line := await self._line()) != "PONG":
-                if line == "PING":
-                    self._say("PONG")
-                elif line.startswith(("MSG ", "HMSG ")):
-                    await self._message(line)
-                elif found := _VIOLATION.match(line):
-                    self._refused.add((found[1], found[2]))
-                elif line.startswith("-ERR"):
-                    raise Refused(line)
+                await self._heard(line)
+
+    async def next(self) -> Heard:
+        """The first message that was not taken yet. Raises Refused, TimeoutError."""
+        async with asyncio.timeout(20):
+            while not self.messages:
+                await self._heard(await self._line())
+        return self.messages.pop(0)
+
+    async def _heard(self, line: str) -> None:
+        if line == "PING":
+            self._say("PONG")
+        elif line.startswith(("MSG ", "HMSG ")):
+            await self._message(line)
+        elif found := _VIOLATION.match(line):
+            self._refused.add((found[1], found[2]))
+        elif line.startswith("-ERR"):
+            raise Refused(line)
 
     async def _message(self, line: str) -> None:
-        words = line.split()
-        body = (await self._reader.readexactly(int(words[-1]) + 2))[:-2]
-        self.messages.append((words[1], body))
+        kind, subject, _, *reply, size = line.split()
+        if kind == "HMSG":
+            reply.pop()  # the size of the headers
+        body = (await self._reader.readexactly(int(size) + 2))[:-2]
+        self.messages.append(Heard(subject, body, *reply))
 
     async def _line(self) -> str:
         line = await self._reader.readline()

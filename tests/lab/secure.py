@@ -1,14 +1,8 @@
 """A real nats-server that lets in whom Shoal lets in: keys and permissions as on a head, with TLS on request."""
 
-import datetime
-import ipaddress
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
+from lab.certificates import Authority
 from lab.nats_server import NatsServer
 from shoal_bus import server_config
 from shoal_bus.connection import Credentials
@@ -18,6 +12,7 @@ from shoal_identity.keys import Key, Role
 from shoal_identity.trust import Trust
 from shoal_model import subjects
 from shoal_model.permissions import PRINCIPALS
+from shoal_model.subjects import Service
 
 
 class SecureServer(NatsServer):
@@ -52,39 +47,13 @@ class SecureServer(NatsServer):
 
     async def bus(self, principal: str) -> NatsBus:
         """Connected as this service, or as the operator; to be closed."""
-        return await NatsBus.connect(
-            [self.url], name=f"shoal-{principal}", credentials=self.credentials(principal), timeout=10
-        )
+        name, creates = f"shoal-{principal}", principal == Service.REGISTRY
+        credentials = self.credentials(principal)
+        return await NatsBus.connect([self.url], name=name, credentials=credentials, timeout=10, creates=creates)
 
 
 def certified(directory: Path) -> tuple[Trust, Tls]:
-    """A CA, and a certificate of it for 127.0.0.1 in files."""
-    authority, server = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lab")])
-    now = datetime.datetime.now(datetime.UTC)
-
-    def certificate(key: ec.EllipticCurvePrivateKey, *extensions: x509.ExtensionType) -> x509.Certificate:
-        builder = x509.CertificateBuilder(
-            issuer_name=name,
-            subject_name=name if key is authority else x509.Name([]),
-            public_key=key.public_key(),
-            serial_number=x509.random_serial_number(),
-            not_valid_before=now - datetime.timedelta(hours=1),
-            not_valid_after=now + datetime.timedelta(days=1),
-        )
-        for extension in extensions:
-            builder = builder.add_extension(extension, critical=True)
-        return builder.sign(authority, hashes.SHA256())
-
-    ca = certificate(authority, x509.BasicConstraints(ca=True, path_length=0))
-    addresses = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))])
-    own = certificate(server, addresses)
-    files = Tls(directory / "server.crt", directory / "server.key")
-    files.certificate.write_bytes(own.public_bytes(serialization.Encoding.PEM))
-    files.key.touch(0o600)
-    files.key.write_bytes(
-        server.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return Trust(ca.public_bytes(serialization.Encoding.PEM).decode()), files
+    """A certificate for 127.0.0.1 in files, and whom to trust to believe it."""
+    authority, files = Authority(), Tls(directory / "server.crt", directory / "server.key")
+    authority.issue(files.certificate, files.key)
+    return authority.trust, files

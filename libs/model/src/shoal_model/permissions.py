@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from shoal_model import contract, names, subjects
 from shoal_model.contract import NODE, OPERATOR, Subject
+from shoal_model.records import Kind
 from shoal_model.subjects import Service
 
 PRINCIPALS: tuple[str, ...] = (*Service, OPERATOR)
@@ -104,7 +105,8 @@ def pattern(subject: str, node: str | None = None) -> str:
 def _sent(principal: str) -> Iterator[str]:
     for one in (*contract.REQUESTS, *contract.EVENTS, *contract.NODE_TOPICS):
         if _is_end(principal, one.sender):
-            yield pattern(one.subject)
+            kinds = tuple(Kind) if "<kind>" in one.subject else ("",)
+            yield from (pattern(one.subject.replace("<kind>", kind)) for kind in kinds)
     for one in contract.JOBS:
         if _is_end(principal, one.sender):
             yield _job(one)
