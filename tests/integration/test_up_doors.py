@@ -30,7 +30,7 @@ def test_a_head_needs_every_port_that_something_else_could_answer_at() -> None:
     assert found == {
         ("10.77.0.1", 4222),
         ("127.0.0.1", 8222),
-        *(("127.0.0.1", port) for port in range(9101, 9108)),
+        *(("127.0.0.1", port) for port in range(9101, 9110)),
         *(("0.0.0.0", port) for port in (69, 8080, 8081, 8082)),
     }
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,10 @@ import pytest
 from lab.head import SHOAL, Head
 from lab.net import Lan
 from lab.space import Namespace, run
+from shoal_cli.identity import ca, layout
+from shoal_cli.identity.layout import Layout
+from shoal_identity.keys import Key
+from shoal_identity.trust import Trust
 from shoal_model import contract
 from shoal_model.subjects import Service
 
@@ -75,6 +80,7 @@ def processes(head: Head) -> dict[str, int]:
 
 def test_everything_runs_and_the_configuration_is_applied(head: Head) -> None:
     assert set(processes(head)) >= {"nats-server", *(f"shoal-{service}" for service in Service)}
+    assert run(head.space, "ps", "-eww", "-o", "args=").count("shoal-auth") == 2
     assert "n002  n002       10.77.0.12  52:54:00:77:00:12  compute" in head.shoal("node", "list")
 
 
@@ -100,30 +106,82 @@ def test_nodes_are_answered_in_the_boot_network_alone(head: Head) -> None:
 
 def test_a_head_that_is_well_says_so_everywhere(head: Head) -> None:
     script = "import sys, urllib.request; print(*(urllib.request.urlopen(url).status for url in sys.argv[1:]))"
-    ports = (8222, *range(9101, 9108))
+    ports = (8222, *range(9101, 9110))
     urls = [f"http://127.0.0.1:{port}/healthz" for port in ports]
     assert run(head.space, sys.executable, "-c", script, *urls).split() == ["200"] * len(ports)
 
 
-def test_the_services_answer_what_the_contract_says(head: Head, space: Namespace) -> None:
+def test_the_services_answer_an_operator_what_the_contract_says(head: Head) -> None:
     script = """
 import asyncio, json, sys, nats
-async def main():
-    client = await nats.connect(sys.argv[1])
-    replies = await client.subscribe("_INBOX.answers")
-    await client.publish("$SRV.INFO", reply="_INBOX.answers")
-    found = []
+from pathlib import Path
+from shoal_identity import trust
+async def main(url, ca, key):
+    context = trust.parse(Path(ca).read_bytes()).client_context()
+    client = await nats.connect(url, tls=context, nkeys_seed=key, inbox_prefix="_INBOX.operator")
+    replies = await client.subscribe("_INBOX.operator.answers")
+    await client.publish("$SRV.INFO", reply="_INBOX.operator.answers")
     try:
         while True:
             info = json.loads((await replies.next_msg(timeout=2)).data)
-            found += [endpoint["subject"] for endpoint in info["endpoints"]]
+            print(info["name"], *(endpoint["subject"] for endpoint in info["endpoints"]))
     except nats.errors.TimeoutError:
-        print("\\n".join(sorted(found)))
-    await client.close()
-asyncio.run(main())
+        await client.close()
+asyncio.run(main(*sys.argv[1:]))
 """
-    answered = run(space, sys.executable, "-c", script, head.nats).split()
-    assert answered == sorted(request.subject.replace("<node>", "*") for request in contract.REQUESTS)
+    told = run(head.space, sys.executable, "-c", script, head.nats, str(head.access.ca), str(head.access.key))
+    answers = [line.split() for line in told.splitlines()]
+    assert sorted(name for name, *_ in answers if name == "auth") == ["auth", "auth"]
+    answered = {subject for _, *subjects in answers for subject in subjects}
+    assert answered == {request.subject.replace("<node>", "*") for request in contract.REQUESTS}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--ca", "{ca}"], "Authorization Violation"),
+        (["--ca", "{ca}", "--key", "{stranger}"], "Authorization Violation"),
+        (["--key", "{key}"], "tls"),
+        (["--ca", "{other}", "--key", "{key}"], "certificate verify failed"),
+    ],
+)
+def test_who_proves_nothing_is_not_let_in(head: Head, tmp_path: Path, arguments: list[str], complaint: str) -> None:
+    Key.new().write(tmp_path / "stranger")
+    certificate, _ = ca.new_authority(datetime.now(UTC))
+    (tmp_path / "other").write_bytes(Trust(certificate.decode()).dump())
+    there = {
+        "ca": head.access.ca,
+        "key": head.access.key,
+        "stranger": tmp_path / "stranger",
+        "other": tmp_path / "other",
+    }
+    refused = head.try_shoal("--nats", head.nats, *(word.format(**there) for word in arguments), "node", "list")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert complaint.lower() in refused.stderr.lower()
+    assert refused.stderr.count("\n") == 1
+
+
+def test_who_may_not_read_the_key_is_told_what_to_do(head: Head, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    Key.new().write(key)
+    os.chown(key, 65534, 65534)
+    # Root without its powers: whoever else it were, could perhaps not read a checkout that lies in root's home.
+    command = head.space.command(
+        ["setpriv", "--bounding-set=-all", "--", str(SHOAL), "--key", str(key), "node", "list"]
+    )
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, env=head.environment, check=False)
+    assert refused.returncode == 1
+    assert f"cannot read the key {key}: Permission denied. Run this as root on the head" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_no_secret_leaves_its_file(head: Head) -> None:
+    files = Layout(head.state)
+    seeds = [Key.read(files.seed(seed)).seed.encode() for seed in layout.SEEDS]
+    told = [run(head.space, "ps", "-eww", "e", "-o", "pid=,args=").encode(), head.log.read_bytes()]
+    told += [path.read_bytes() for path in head.state.rglob("*") if path.is_file() and files.keys not in path.parents]
+    assert any(b"shoal-dhcp" in text and b"SHOAL_KEY=" in text for text in told)
+    assert not [seed for seed in seeds if any(seed in text for text in told)]
 
 
 def test_apply_is_idempotent_and_export_gives_it_back(head: Head, config: Path) -> None:
@@ -197,7 +255,7 @@ def test_a_second_head_on_the_same_machine_is_refused(head: Head, tmp_path: Path
     assert (second.returncode, second.stdout) == (1, "")
     server = processes(head)["nats-server"]
     assert f"tcp 127.0.0.1:8222 (the bus server's health) by process {server} (nats-server)" in second.stderr
-    assert all(f":{port} (" in second.stderr for port in (4222, 9101, 9107, 69, 8080, 8081, 8082))
+    assert all(f":{port} (" in second.stderr for port in (4222, 9101, 9109, 69, 8080, 8081, 8082))
     assert second.stderr.count("\n") == 1
 
 
@@ -212,6 +270,13 @@ def test_a_killed_service_and_a_killed_bus_come_back(head: Head) -> None:
 
 def restarted(head: Head, name: str, before: int) -> bool:
     return processes(head).get(name, before) != before
+
+
+def test_nobody_tried_what_it_may_not(head: Head) -> None:
+    """After all that the tests above asked for."""
+    logs = [*(head.state / "log").iterdir()]
+    assert len(logs) == len(Service) + 2
+    assert [line for log in logs for line in log.read_text().splitlines() if "denied" in line.lower()] == []
 
 
 def test_it_drains_and_keeps_what_it_was_told(space: Namespace, tmp_path: Path) -> None:

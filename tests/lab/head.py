@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from lab.space import LabError, Running, Space
+from shoal_cli.session import Access, access
 
 SHOAL = Path(sys.executable).parent / "shoal"
 
@@ -87,9 +88,14 @@ class Head:
         return {**os.environ, **self._env}
 
     @property
+    def access(self) -> Access:
+        """How an operator reaches its bus."""
+        return access(None, None, None, self.state)
+
+    @property
     def nats(self) -> str:
         """Where its bus is."""
-        return (self.state / "context.yaml").read_text().splitlines()[-1].removeprefix("nats: ")
+        return self.access.servers[0]
 
     def tail(self, lines: int = 40) -> str:
         """The end of what it said."""

@@ -9,7 +9,7 @@ from typing import Self
 
 from lab.inside import inside
 from lab.space import LabError, Namespace
-from shoal_bus.nats import NatsBus
+from shoal_cli.session import Access, over_nats
 from shoal_model.messages import BootEvent
 from shoal_model.subjects import BOOT_EVENTS
 
@@ -18,10 +18,10 @@ _TICK = 0.2
 
 
 class Witness:
-    """A client of the bus in a thread of its own, which lives in the head's network. Use it as a context manager."""
+    """An operator on the bus in a thread of its own, which lives in the head's network. Use it as a context manager."""
 
-    def __init__(self, space: Namespace, nats: str) -> None:
-        self._space, self._nats = space, nats
+    def __init__(self, space: Namespace, access: Access) -> None:
+        self._space, self._access = space, access
         self._heard: list[BootEvent] = []
         self._change = threading.Condition()
         self._failure: BaseException | None = None
@@ -91,13 +91,9 @@ class Witness:
         await self._listening
 
     async def _listen(self) -> None:
-        bus = await NatsBus.connect([self._nats], name="witness", timeout=_START)
-        try:
-            async with bus.events(BOOT_EVENTS, BootEvent, since=0) as events:
-                self._ready.set()
-                async for _, _, event in events:
-                    with self._change:
-                        self._heard.append(event)
-                        self._change.notify_all()
-        finally:
-            await bus.close()
+        async with over_nats(self._access)() as bus, bus.events(BOOT_EVENTS, BootEvent, since=0) as events:
+            self._ready.set()
+            async for _, _, event in events:
+                with self._change:
+                    self._heard.append(event)
+                    self._change.notify_all()

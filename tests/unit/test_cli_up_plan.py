@@ -1,17 +1,23 @@
 """What one head consists of, as data."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from shoal_cli.identity import layout
+from shoal_cli.identity.layout import Identity, Layout
 from shoal_cli.up import plan
+from shoal_identity.keys import Key
 from shoal_model.subjects import Service
 
 HEAD = plan.Head("br0", "10.77.0.1", Path("/var/lib/shoal"))
+KEYS = {seed: Key.new(seed.role) for seed in layout.SEEDS}
+IDENTITY = Identity(Layout(HEAD.state), {seed: key.public for seed, key in KEYS.items()})
 
 
 def test_the_bus_listens_on_the_boot_network_alone_and_syncs_every_write() -> None:
-    assert plan.nats_config(HEAD, 'head.example "x') == (
+    assert plan.nats_config(HEAD, 'head.example "x', IDENTITY).startswith(
         "# Written by `shoal up` at each start; changes are lost.\n"
         'server_name: "shoal-head-example--x"\n'
         'listen: "10.77.0.1:4222"\n'
@@ -25,32 +31,73 @@ def test_the_bus_listens_on_the_boot_network_alone_and_syncs_every_write() -> No
         '  store_dir: "/var/lib/shoal/nats"\n'
         "  sync_interval: always\n"
         "}\n"
+        "accounts {\n"
     )
 
 
+def test_the_bus_knows_everybody_by_a_public_key_and_nobody_else() -> None:
+    config = plan.nats_config(HEAD, "head", IDENTITY)
+    users = {seed: key for seed, key in IDENTITY.public.items() if seed not in (layout.BOOT, layout.IMAGE)}
+    assert set(re.findall(r"\b[UA][A-Z2-7]{55}\b", config)) == set(users.values())
+    assert not any(key.seed in config for key in KEYS.values())
+    assert f"issuer: {IDENTITY.public[layout.ISSUER]}" in config
+    assert 'cert_file: "/var/lib/shoal/keys/nats/server.crt"' in config
+    assert 'key_file: "/var/lib/shoal/keys/nats/server.key"' in config
+
+
+def services(env: dict[str, str] | None = None) -> dict[str, plan.Program]:
+    return {program.name: program for program in plan.services(HEAD, Path("/venv/bin"), env or {}, IDENTITY)}
+
+
 def test_every_service_runs_once_with_the_operators_settings_and_the_heads_on_top() -> None:
-    programs = plan.services(HEAD, Path("/venv/bin"), {"SHOAL_STORE": "/big", "SHOAL_NATS": "nats://elsewhere:1"})
-    assert [program.argv for program in programs] == [(f"/venv/bin/shoal-{service}",) for service in Service]
-    assert len({program.health for program in programs}) == len(programs)
-    for program in programs:
+    programs = services({"SHOAL_STORE": "/big", "SHOAL_NATS": "nats://elsewhere:1", "SHOAL_KEY": "/mine"})
+    assert {name: program.argv for name, program in programs.items()} == {
+        **{str(service): (f"/venv/bin/shoal-{service}",) for service in Service},
+        "auth-2": ("/venv/bin/shoal-auth",),
+    }
+    assert len({program.health for program in programs.values()}) == len(programs)
+    for program in programs.values():
         assert program.env["SHOAL_STORE"] == "/big"
-        assert program.env["SHOAL_NATS"] == "nats://10.77.0.1:4222"
+        assert program.env["SHOAL_NATS"] == "tls://10.77.0.1:4222"
         assert program.env["SHOAL_LISTEN"] == "10.77.0.1"
+        assert program.env["SHOAL_CA"] == "/var/lib/shoal/ca.crt"
         assert program.health == f"http://{program.env['SHOAL_METRICS']}/readyz"
+
+
+def test_a_service_is_told_of_its_own_part_of_the_identity_alone() -> None:
+    own = {
+        "registry": [],
+        "fleet": [],
+        "dhcp": [],
+        "tftp": ["SHOAL_BOOT_KEY=tftp/boot.seed"],
+        "image-builder": ["SHOAL_IMAGE_KEY=image-builder/image.seed"],
+        "mcastd": ["SHOAL_TLS_CERT=mcastd/tls.crt", "SHOAL_TLS_KEY=mcastd/tls.key"],
+        "execd-config": ["SHOAL_TLS_CERT=execd-config/tls.crt", "SHOAL_TLS_KEY=execd-config/tls.key"],
+        "auth": [f"SHOAL_{name.upper()}_KEY=auth/{name}.seed" for name in ("callout", "issuer", "system")],
+    }
+    for name, program in services().items():
+        service = name.removesuffix("-2")
+        paths = sorted(f"{key}={path}" for key, path in program.env.items() if "/keys/" in path)
+        expected = [f"SHOAL_KEY={service}/bus.seed", *own[service]]
+        assert paths == sorted(word.replace("=", "=/var/lib/shoal/keys/") for word in expected)
+        assert not any(key.seed in value for key in KEYS.values() for value in program.env.values())
+    assert services()["auth"].env["SHOAL_BOOT_KEYS"] == IDENTITY.public[layout.BOOT]
+    first, second = services()["auth"].env, services()["auth-2"].env
+    assert {key for key in first if first[key] != second[key]} == {"SHOAL_METRICS"}
 
 
 def test_what_tells_that_a_program_is_unwell_hides_nothing_and_only_the_bus_is_restarted_for_it() -> None:
     bus = plan.nats_program(Path("/venv/bin/nats-server"), Path("/x/nats.conf"), {})
     assert (bus.alive, bus.restart_helps) == ("http://127.0.0.1:8222/healthz", True)
-    for program in plan.services(HEAD, Path("/venv/bin"), {}):
+    for program in services().values():
         assert program.alive == f"http://{program.env['SHOAL_METRICS']}/healthz"
         assert not program.restart_helps
 
 
 @pytest.mark.parametrize(("given", "listen"), [("0.0.0.0", "0.0.0.0"), ("10.0.0.1", "10.0.0.1"), ("", "10.77.0.1")])
 def test_the_operator_may_have_nodes_answered_elsewhere(given: str, listen: str) -> None:
-    programs = plan.services(HEAD, Path("/venv/bin"), {"SHOAL_LISTEN": given})
-    assert {program.env["SHOAL_LISTEN"] for program in programs} == {listen}
+    programs = services({"SHOAL_LISTEN": given})
+    assert {program.env["SHOAL_LISTEN"] for program in programs.values()} == {listen}
 
 
 @pytest.mark.parametrize(

@@ -23,3 +23,5 @@ METRICS = {
     "auth": 9108,
 }
 """Where each service serves `/metrics`, `/healthz` and `/readyz`, by default on 127.0.0.1."""
+SECOND_AUTH_METRICS = 9109
+"""The same for the second auth of a head, which lets nodes in while the first one starts again."""

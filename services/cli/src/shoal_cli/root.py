@@ -1,16 +1,13 @@
 """The root of the command tree: options for every command, and all commands under their nouns."""
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import click
 
-from shoal_bus.api import Bus
 from shoal_cli.commands import boot, cluster, images, nodes, preview, records, run, up
 from shoal_cli.options import examples
-from shoal_cli.session import DEFAULT_STATE, Session, author, over_nats, servers
+from shoal_cli.session import DEFAULT_STATE, Session, access, author, over_nats
 from shoal_model.records import Kind
 
 
@@ -31,18 +28,28 @@ from shoal_model.records import Kind
     metavar="URL[,URL...]",
     help="Where the bus is. Default: SHOAL_NATS, else what `shoal up` left in SHOAL_STATE (/var/lib/shoal).",
 )
+@click.option(
+    "--ca",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="SHOAL_CA",
+    metavar="FILE",
+    help="The cluster's ca.crt, by which the bus is known. Default: SHOAL_CA, else as with --nats.",
+)
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="SHOAL_KEY",
+    metavar="FILE",
+    help="The seed of an operator's key, yours alone to read. Default: SHOAL_KEY, else as with --nats.",
+)
 @click.version_option(package_name="shoal-cli", prog_name="shoal", message="%(prog)s %(version)s")
 @click.pass_context
-def shoal(context: click.Context, nats: str | None) -> None:
+def shoal(context: click.Context, nats: str | None, ca: Path | None, key: Path | None) -> None:
     """Shoal boots the nodes of a cluster over the network, into identical and verified systems."""
     if context.obj is None and context.invoked_subcommand not in {"up", "down"}:
         state = Path(os.environ.get("SHOAL_STATE") or DEFAULT_STATE)
-        context.obj = Session(connect=_later(nats, state), author=author())
-
-
-def _later(nats: str | None, state: Path) -> Callable[[], AbstractAsyncContextManager[Bus]]:
-    """Look for the cluster when a command needs it, so that `--help` works anywhere."""
-    return lambda: over_nats(servers(nats, state))()
+        # The cluster is looked for when a command needs it, so that `--help` works anywhere.
+        context.obj = Session(connect=lambda: over_nats(access(nats, ca, key, state))(), author=author())
 
 
 def _tree() -> None:

@@ -6,19 +6,24 @@ import os
 import signal
 import socket
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from shoal_bus import server_config
 from shoal_bus.errors import BusError
 from shoal_cli import changes, registry
 from shoal_cli.commands.cluster import read
+from shoal_cli.identity import make
+from shoal_cli.identity.layout import Identity, Layout
 from shoal_cli.options import examples
-from shoal_cli.session import DEFAULT_STATE, Failure, author, over_nats, write_context
+from shoal_cli.session import DEFAULT_STATE, Access, Failure, author, over_nats, write_context
 from shoal_cli.terminal import note, out
 from shoal_cli.up import doors, health, machine, plan
 from shoal_cli.up.supervisor import Supervisor
+from shoal_model.contract import OPERATOR
 from shoal_model.messages import ApplyRequest
 from shoal_model.records import Kind
 from shoal_model.subjects import Service
@@ -63,7 +68,9 @@ def up(interface: str, state: Path, config: str | None) -> None:
         machine.make_state(state)
         with machine.locked(state):
             doors.require_free(doors.needed(head, plan.listen_at(head, os.environ)))
-            asyncio.run(_run(head, server, scripts, document))
+            identity = make.prepare(Layout(state), address, socket.gethostname(), datetime.now(UTC))
+            machine.adopt_store(state, server_config.CLUSTER)
+            asyncio.run(_run(head, identity, server, scripts, document))
     except plan.CannotStart as error:
         raise Failure(str(error)) from error
 
@@ -100,21 +107,24 @@ def say(line: str) -> None:
         note(line)
 
 
-async def _run(head: plan.Head, server: Path, scripts: Path, document: dict[str, Any] | None) -> None:
+async def _run(
+    head: plan.Head, identity: Identity, server: Path, scripts: Path, document: dict[str, Any] | None
+) -> None:
     config = head.state / "nats.conf"
-    config.write_text(plan.nats_config(head, socket.gethostname()))
-    write_context(head.state, head.nats)
+    config.write_text(plan.nats_config(head, socket.gethostname(), identity))
+    access = Access((head.nats,), identity.layout.trust, identity.layout.bus_seed(OPERATOR))
+    write_context(head.state, access)
     supervisor = Supervisor(head.state / "log", say)
 
     async def story() -> None:
         say(f"head {head.address} on {head.interface}, state in {head.state}, bus {server}")
         await supervisor.answering([supervisor.start(plan.nats_program(server, config, os.environ))])
-        programs = plan.services(head, scripts, os.environ)
+        programs = plan.services(head, scripts, os.environ, identity)
         await supervisor.answering([supervisor.start(program) for program in programs])
         out("ready")
         if document is not None:
-            await _apply(head, document)
-        await _warn(head)
+            await _apply(access, document)
+        await _warn(head, access)
         await health.watch(supervisor.processes, head.state, say)
 
     try:
@@ -123,10 +133,10 @@ async def _run(head: plan.Head, server: Path, scripts: Path, document: dict[str,
         await supervisor.drain()
 
 
-async def _warn(head: plan.Head) -> None:
+async def _warn(head: plan.Head, access: Access) -> None:
     """Say so where the records place the head elsewhere: it runs, and no node would find it."""
     try:
-        async with over_nats([head.nats])() as bus:
+        async with over_nats(access)() as bus:
             networks = (await registry.records(bus, Kind.NETWORK)).records
     except BusError as error:
         say(f"could not compare the head's address with the records: {error}")
@@ -136,9 +146,9 @@ async def _warn(head: plan.Head) -> None:
         say(told)
 
 
-async def _apply(head: plan.Head, document: dict[str, Any]) -> None:
+async def _apply(access: Access, document: dict[str, Any]) -> None:
     try:
-        async with over_nats([head.nats])() as bus:
+        async with over_nats(access)() as bus:
             reply = await registry.apply(bus, ApplyRequest(document=document, author=author()))
     except BusError as error:
         raise Failure(f"the configuration was not applied: {error}") from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal_cli.terminal import safe
-from shoal_cli.up.plan import NATS_MONITOR, CannotStart, Head
+from shoal_cli.up.plan import NATS_MONITOR, CannotStart, Head, metrics
 from shoal_model import ports
 
 _LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp
@@ -37,7 +37,7 @@ def needed(head: Head, listen: str) -> list[Door]:
     return [
         Door(socket.SOCK_STREAM, head.address, ports.NATS, "the bus"),
         Door(socket.SOCK_STREAM, monitor_host, int(monitor_port), "the bus server's health"),
-        *(Door(socket.SOCK_STREAM, "127.0.0.1", port, f"{name}'s health") for name, port in ports.METRICS.items()),
+        *(Door(socket.SOCK_STREAM, "127.0.0.1", port, f"{name}'s health") for name, _, port in metrics()),
         Door(socket.SOCK_DGRAM, listen, ports.TFTP, "TFTP"),
         Door(socket.SOCK_STREAM, listen, ports.BOOT_HTTP, "boot files"),
         Door(socket.SOCK_STREAM, listen, ports.IMAGE_HTTP, "images"),

@@ -72,6 +72,16 @@ def make_state(state: Path) -> None:
         raise CannotStart(f"cannot use {state} as state directory: {error.strerror} ({error.filename})") from error
 
 
+def adopt_store(state: Path, account: str) -> None:
+    """Give what was stored before the bus had accounts to this one. Raises CannotStart."""
+    nameless, named = state / "nats" / "jetstream" / "$G", state / "nats" / "jetstream" / account
+    if nameless.is_dir() and not named.exists():
+        try:
+            nameless.rename(named)
+        except OSError as error:
+            raise CannotStart(f"cannot rename {nameless} to {named}: {error.strerror}") from error
+
+
 def owner(state: Path) -> int | None:
     """The process of the `shoal up` that runs on this state directory; None if none does."""
     try:

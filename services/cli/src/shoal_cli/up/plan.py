@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shoal_model import ports
+from shoal_bus import server_config
+from shoal_bus.server_config import PublicKeys, Tls
+from shoal_cli.identity import layout
+from shoal_cli.identity.layout import Identity, Layout, Seed
+from shoal_model import permissions, ports
 from shoal_model.subjects import Service
 
 NATS_VERSION = (2, 12)
@@ -49,18 +53,18 @@ class Head:
     @property
     def nats(self) -> str:
         """The bus, as everybody reaches it."""
-        return f"nats://{self.address}:{ports.NATS}"
+        return f"tls://{self.address}:{ports.NATS}"
 
 
-def nats_config(head: Head, host: str) -> str:
-    """The bus server's configuration.
+def nats_config(head: Head, host: str, identity: Identity) -> str:
+    """The bus server's configuration. It holds no secret: keys of users are public ones, the server's own is named.
 
     It listens on the boot network's address alone, so nothing outside that network reaches it. Every write is synced
     before it is acknowledged: an acknowledged change outlives a power cut. A message may have 8 MiB, for documents of
     10,000 nodes; nodes' options stay far below.
     """
     quoted = json.dumps
-    return "\n".join(
+    own = "\n".join(
         [
             "# Written by `shoal up` at each start; changes are lost.",
             f"server_name: {quoted(re.sub(r'[^A-Za-z0-9-]', '-', f'shoal-{host}'))}",
@@ -78,6 +82,7 @@ def nats_config(head: Head, host: str) -> str:
             "",
         ]
     )
+    return own + server_config.identity(_public_keys(identity), _bus_tls(identity.layout))
 
 
 def nats_program(server: Path, config: Path, env: Mapping[str, str]) -> Program:
@@ -88,26 +93,66 @@ def nats_program(server: Path, config: Path, env: Mapping[str, str]) -> Program:
     return Program("nats-server", argv, env, ready, alive=NATS_HEALTH, restart_helps=True)
 
 
-def services(head: Head, scripts: Path, env: Mapping[str, str]) -> list[Program]:
-    """One of each service. What the operator set as SHOAL_* goes on to them; what a head decides is put on top.
+def services(head: Head, scripts: Path, env: Mapping[str, str], identity: Identity) -> list[Program]:
+    """One of each service, and auth twice. What the operator set as SHOAL_* goes on to them; what a head decides is put
+    on top: of the identity, each is told of its own part alone.
 
     Nodes are answered at the boot network's address alone, unless the operator set another SHOAL_LISTEN.
     """
     result = []
-    for service in Service:
-        metrics = f"127.0.0.1:{ports.METRICS[service]}"
+    for name, service, port in metrics():
+        pages = f"127.0.0.1:{port}"
         own = {
             "SHOAL_NATS": head.nats,
             "SHOAL_STATE": str(head.state),
             "SHOAL_INTERFACE": head.interface,
             "SHOAL_LISTEN": listen_at(head, env),
-            "SHOAL_METRICS": metrics,
+            "SHOAL_METRICS": pages,
             "PYTHONUNBUFFERED": "1",
+            **_part_of(service, identity),
         }
         argv = (str(scripts / f"shoal-{service}"),)
-        pages = f"http://{metrics}"
-        result.append(Program(str(service), argv, {**env, **own}, f"{pages}/readyz", alive=f"{pages}/healthz"))
+        health, alive = f"http://{pages}/readyz", f"http://{pages}/healthz"
+        result.append(Program(name, argv, {**env, **own}, health, alive))
     return result
+
+
+def metrics() -> list[tuple[str, Service, int]]:
+    """The services of a head by the names of their programs, and the ports of their metrics and health."""
+    once = [(str(service), service, ports.METRICS[service]) for service in Service]
+    return [*once, (f"{Service.AUTH}-2", Service.AUTH, ports.SECOND_AUTH_METRICS)]
+
+
+def _part_of(service: Service, identity: Identity) -> dict[str, str]:
+    """What a service is told of the identity: paths and public keys."""
+    files = identity.layout
+    told: dict[str, str | Path] = {"SHOAL_KEY": files.bus_seed(service), "SHOAL_CA": files.trust}
+    for pair in layout.HTTP_DOORS:
+        if pair.owner == service:
+            told |= {"SHOAL_TLS_CERT": files.certificate(pair), "SHOAL_TLS_KEY": files.certificate_key(pair)}
+    match service:
+        case Service.TFTP:
+            told["SHOAL_BOOT_KEY"] = files.seed(layout.BOOT)
+        case Service.IMAGE_BUILDER:
+            told["SHOAL_IMAGE_KEY"] = files.seed(layout.IMAGE)
+        case Service.AUTH:
+            told |= {
+                "SHOAL_CALLOUT_KEY": files.seed(layout.CALLOUT),
+                "SHOAL_SYSTEM_KEY": files.seed(layout.SYSTEM),
+                "SHOAL_ISSUER_KEY": files.seed(layout.ISSUER),
+                "SHOAL_BOOT_KEYS": identity.public[layout.BOOT],
+            }
+    return {name: str(value) for name, value in told.items()}
+
+
+def _public_keys(identity: Identity) -> PublicKeys:
+    public = identity.public
+    users = {principal: public[Seed(principal, "bus")] for principal in permissions.PRINCIPALS}
+    return PublicKeys(users, public[layout.CALLOUT], public[layout.SYSTEM], public[layout.ISSUER])
+
+
+def _bus_tls(files: Layout) -> Tls:
+    return Tls(files.certificate(layout.BUS_DOOR), files.certificate_key(layout.BUS_DOOR))
 
 
 def listen_at(head: Head, env: Mapping[str, str]) -> str:
