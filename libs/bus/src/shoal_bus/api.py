@@ -154,10 +154,10 @@ class Bus(Protocol):
         """
 
     async def store(self, bucket: str) -> Store:
-        """Open a bucket, creating it where it is missing."""
+        """Open a bucket: one that is missing is created, or awaited by those who do not create any."""
 
     async def prepare(self) -> None:
-        """Create the streams and buckets of Shoal that are missing; harmless when they exist."""
+        """Create the streams and buckets of Shoal that are missing, or await those that all services may use."""
 
     async def drain(self) -> None:
         """Take no more requests and messages, and finish the handlers that run. Calls still work."""

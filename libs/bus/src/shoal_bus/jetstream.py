@@ -18,9 +18,6 @@ _TIMEOUT = 5.0
 _TRIES = 3
 _PAUSE = 0.25
 _BUSY = 503
-_NAME_IN_USE = 10058
-_NO_ROOM = 10047
-_LEAST_ROOM = 32 << 20
 _NOT_FOUND = {10014, 10037, 10059}
 """No such consumer, message, stream."""
 _WRONG_LAST_SEQUENCE = 10071
@@ -86,43 +83,6 @@ async def make_consumer(connection: Connection, stream: str, config: Mapping[str
     """
     subject = f"CONSUMER.CREATE.{stream}.{config['name']}.{config['filter_subject']}"
     return await api(connection, subject, {"stream_name": stream, "config": config})
-
-
-async def ensure(connection: Connection, config: Mapping[str, Any]) -> None:
-    """Make a stream, or bring one that exists up to date; what we say nothing of stays as it is there."""
-    name = config["name"]
-    try:
-        there = (await api(connection, f"STREAM.INFO.{name}"))["config"]
-    except JetStreamError as error:
-        if not error.not_found:
-            raise
-        await _create(connection, config)
-        return
-    for wanted in (config, {**config, "max_bytes": there.get("max_bytes")}):
-        if all(there.get(field) == value for field, value in wanted.items() if value or there.get(field)):
-            return
-        try:
-            await api(connection, f"STREAM.UPDATE.{name}", {**there, **wanted})
-            return
-        except JetStreamError as error:
-            if error.err_code != _NO_ROOM:
-                raise
-
-
-async def _create(connection: Connection, config: Mapping[str, Any]) -> None:
-    """The server sets `max_bytes` aside at once: where the disk is smaller than we wish, a smaller stream will do."""
-    room = config.get("max_bytes", 0)
-    while True:
-        try:
-            await api(connection, f"STREAM.CREATE.{config['name']}", {**config, "max_bytes": room} if room else config)
-            return
-        except JetStreamError as error:
-            if error.err_code == _NAME_IN_USE:
-                return  # another replica was faster, with another idea of the room
-            if error.err_code != _NO_ROOM or room < _LEAST_ROOM:
-                raise
-            log.warning("bus.no_room stream=%s bytes=%d: trying with less", config["name"], room)
-            room //= 4
 
 
 def checked(what: str, data: bytes) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 
 from shoal_bus import jetstream, streams
 from shoal_bus.api import Entry, Write
-from shoal_bus.connection import Connection, NoResponders
+from shoal_bus.connection import Connection, Message, NoResponders
 from shoal_bus.errors import BusError, Unavailable
 from shoal_bus.jetstream import JetStreamError
+from shoal_bus.link import Link
 from shoal_bus.reader import read
 
 _OPERATION = "KV-Operation"
@@ -72,6 +73,11 @@ class NatsStore:
 
     async def _commit(self, writes: Sequence[Write]) -> int:
         link = await self._connection.link(_COMMIT_TIMEOUT)
+        with link.in_use():
+            reply = await self._send(link, writes)
+        return int(jetstream.checked(f"bucket {self._bucket}", reply.data)["seq"])
+
+    async def _send(self, link: Link, writes: Sequence[Write]) -> Message:
         batch = secrets.token_hex(16)
         for number, write in enumerate(writes, 1):
             headers = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
@@ -84,12 +90,11 @@ class NatsStore:
                 await link.publish(subject, body, headers)
         headers["Nats-Batch-Commit"] = "1"
         try:
-            reply = await link.request(subject, body, headers, _COMMIT_TIMEOUT)
+            return await link.request(subject, body, headers, _COMMIT_TIMEOUT)
         except TimeoutError:
             raise Unavailable(
                 f"bucket {self._bucket}: {len(writes)} writes were sent, not confirmed: read one of them to learn more"
             ) from None
-        return int(jetstream.checked(f"bucket {self._bucket}", reply.data)["seq"])
 
     def watch(self, *, after: int = 0) -> AbstractAsyncContextManager[AsyncIterator[Entry | None]]:
         return self._watch(after)

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel
 
-from shoal_bus import codec, jetstream, jobs, micro, streams, trace
+from shoal_bus import codec, jetstream, jobs, micro, provision, streams, trace
 from shoal_bus.api import Endpoint, Job, Store
 from shoal_bus.connection import DEADLINE, Connection, Credentials, Listening, Message, connect
 from shoal_bus.errors import Invalid, Unavailable
@@ -25,15 +25,13 @@ log = logging.getLogger("shoal.bus")
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R", bound=BaseModel)
 
-_PREPARE_WITHIN = 60.0
-_PREPARE_PAUSE = 0.5
-
 
 class NatsBus:
     """Made by `NatsBus.connect`."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, creates: bool = True) -> None:
         self.connection = connection
+        self._creates = creates
 
     @classmethod
     async def connect(
@@ -43,9 +41,14 @@ class NatsBus:
         name: str,
         credentials: Credentials | Callable[[], Credentials] | None = None,
         timeout: float | None = None,
+        creates: bool = True,
     ) -> Self:
-        """Connect; tries for ever, or for `timeout` seconds. Raises Unavailable."""
-        return cls(await connect(servers, name=name, credentials=credentials, timeout=timeout))
+        """Connect; tries for ever, or for `timeout` seconds. Raises Unavailable.
+
+        Whoever does not create streams and buckets waits for those it needs, until somebody else has created them.
+        """
+        connection = await connect(servers, name=name, credentials=credentials, timeout=timeout)
+        return cls(connection, creates=creates)
 
     @property
     def connected(self) -> bool:
@@ -132,6 +135,8 @@ class NatsBus:
         self, subject: str, message: type[M], since: int | None
     ) -> AsyncIterator[AsyncIterator[tuple[int, str, M]]]:
         stream = subjects.EVENTS_STREAM
+        if not self._creates:
+            await provision.awaited(self.connection, stream)
         # "from now on" begins here, not when the first event is asked for
         after = since if since is not None else await last_sequence(self.connection, stream)
         async with aclosing(
@@ -173,26 +178,25 @@ class NatsBus:
         await jobs.enqueue(self.connection, subject, codec.encode(message), id, schema(type(message)))
 
     def work(self, subject: str, message: type[M]) -> AbstractAsyncContextManager[AsyncIterator[Job[M]]]:
-        return jobs.work(self.connection, subject, message)
+        return self._work(subject, message)
+
+    @asynccontextmanager
+    async def _work(self, subject: str, message: type[M]) -> AsyncIterator[AsyncIterator[Job[M]]]:
+        if not self._creates:
+            await provision.awaited(self.connection, subjects.JOBS_STREAM)
+        async with jobs.work(self.connection, subject, message) as work:
+            yield work
 
     async def store(self, bucket: str) -> Store:
-        await jetstream.ensure(self.connection, streams.bucket(bucket))
+        config = streams.bucket(bucket)
+        if self._creates:
+            await provision.ensure(self.connection, config)
+        else:
+            await provision.awaited(self.connection, config["name"])
         return NatsStore(self.connection, bucket)
 
     async def prepare(self) -> None:
-        deadline = time.monotonic() + _PREPARE_WITHIN
-        wanted = [streams.EVENTS, streams.JOBS]
-        wanted += [streams.bucket(name) for name in (subjects.RECORDS_BUCKET, subjects.STATE_BUCKET)]
-        for config in wanted:
-            while True:
-                try:
-                    await jetstream.ensure(self.connection, config)
-                    break
-                except Unavailable as error:
-                    if time.monotonic() > deadline:
-                        raise
-                    log.warning("bus.prepare stream=%s error=%s", config["name"], error)
-                    await asyncio.sleep(_PREPARE_PAUSE)
+        await (provision.create_all if self._creates else provision.await_all)(self.connection)
 
     async def drain(self) -> None:
         await self.connection.drain()

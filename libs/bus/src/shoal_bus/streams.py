@@ -1,4 +1,4 @@
-"""The streams and buckets of Shoal, as JetStream configurations. Pure data; `jetstream.ensure` makes them."""
+"""The streams and buckets of Shoal, as JetStream configurations. Pure data; `provision` makes them."""
 
 import re
 from collections.abc import Sequence
