@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 
 from lab import mcast_node
+from lab.certificates import Authority
 from lab.inside import inside
 from lab.nats_server import NatsServer
 from lab.net import Lan
@@ -25,6 +26,7 @@ from lab.space import Here, Namespace, Running, run
 from shoal_bus import codec
 from shoal_bus.api import Write
 from shoal_bus.nats import NatsBus
+from shoal_identity import trust
 from shoal_model.messages import BootEvent, Empty, JoinReply, JoinRequest, SessionInfo, SessionsReply
 from shoal_model.records import Cluster, Geometry, ImageManifest, ImageRelease, Kind, compact, record_key
 from shoal_model.subjects import Stage
@@ -120,6 +122,7 @@ class Receiver:
         plan = {
             "nats": f"nats://{HEAD}:{nats.port}", "node": node, "address": NODES[node], "beacon": 2.0,
             "image": manifest.squashfs.sha256, "blocks": manifest.blocks, "target": str(target / node),
+            "ca": str(target / "ca.crt"),
         }  # fmt: skip
         self.path = target / node
         self._errors = (target / f"{node}.stderr").open("w+b")
@@ -200,7 +203,7 @@ class Service:
 async def service(
     site: Site, nats_server: NatsServer, bus: NatsBus, manifest: ImageManifest, tmp_path: Path
 ) -> AsyncIterator[Service]:
-    """Records in the bucket, the service ready; at the end it must drain well."""
+    """Records in the bucket, the service ready, with TLS; at the end it must drain well."""
     store = await bus.store("records")
     release = ImageRelease(manifest=manifest, built=datetime.now(UTC))
     records = [
@@ -215,9 +218,13 @@ async def service(
     await store.commit([*writes, Write("head", codec.pack({"revision": 1}))])
     service = Service(bus)
     await bus.subscribe("evt.session.>", SessionInfo, service.hear)
+    authority = Authority()
+    authority.issue(tmp_path / "tls.crt", tmp_path / "tls.key", HEAD)
+    (tmp_path / "ca.crt").write_bytes(authority.trust.dump())
     environment = {
         "SHOAL_NATS": nats_server.url, "SHOAL_STATE": str(tmp_path), "SHOAL_INTERFACE": "boot0",
         "SHOAL_RATE": "60000000", "SHOAL_GATHER": "12",
+        "SHOAL_TLS_CERT": str(tmp_path / "tls.crt"), "SHOAL_TLS_KEY": str(tmp_path / "tls.key"),
     }  # fmt: skip
     with (tmp_path / "mcastd.log").open("wb") as log:
         program = Running(
@@ -351,9 +358,10 @@ async def test_joins_that_cannot_be_are_refused(service: Service, manifest: Imag
         request = JoinRequest(boot="b", image=image, address=address)
         with pytest.raises(Exception, match=said):
             await service.bus.call(f"rpc.mcastd.v1.join.{node}", request, JoinReply)
-    async with aiohttp.ClientSession() as http:
-        async with http.get(f"http://{HEAD}:8081/blobs/{digest}", headers={"Range": "bytes=100-199"}) as answer:
+    tls = trust.parse((tmp_path / "ca.crt").read_bytes()).client_context()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls)) as http:
+        async with http.get(f"https://{HEAD}:8081/blobs/{digest}", headers={"Range": "bytes=100-199"}) as answer:
             assert answer.status == 206
             assert await answer.read() == (tmp_path / "store/blobs" / digest).read_bytes()[100:200]
-        async with http.get(f"http://{HEAD}:8081/blobs/{other}") as answer:
+        async with http.get(f"https://{HEAD}:8081/blobs/{other}") as answer:
             assert answer.status == 404

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal_bus.connection import connect
+from shoal_identity import trust
 from shoal_mcast.client import Deadlines, receive_image
 from shoal_mcast.http_ranges import fetch_missing
 from shoal_mcast.image_file import ImageFile
@@ -19,6 +20,7 @@ from shoal_mcast.session import Join
 
 async def receive(plan: dict[str, Any]) -> dict[str, Any]:
     """Get the image that the plan names; the outcomes of both ways."""
+    tls = trust.parse(Path(plan["ca"]).read_bytes()).client_context()  # noqa: ASYNC240 - nothing else runs yet
     bus = await connect(servers=[plan["nats"]], name=plan["node"])
     request = {"boot": plan["node"] * 3, "image": plan["image"], "address": plan["address"], "missing": None}
     reply = await bus.request(f"rpc.mcastd.v1.join.{plan['node']}", request, 10.0)
@@ -35,7 +37,8 @@ async def receive(plan: dict[str, Any]) -> dict[str, Any]:
         }
         await bus.request(f"rpc.mcastd.v1.leave.{plan['node']}", leave, 10.0)
         kept = image.verified.count(1)
-        fetched = None if outcome.complete else await asyncio.to_thread(fetch_missing, image, [str(reply["http"])])
+        urls = [str(reply["http"])]
+        fetched = None if outcome.complete else await asyncio.to_thread(fetch_missing, image, urls, tls=tls)
     await bus.close()
     return {
         "session": join.session, "multicast": asdict(outcome), "kept": kept,
