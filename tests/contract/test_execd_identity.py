@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from lab import loggers
 from lab.nats_server import NatsServer
 from lab.secure import certified
 from shoal_bus.api import Endpoint
@@ -49,6 +50,12 @@ from shoal_model.subjects import Service
 
 CONTENT = bytes(range(256)) * 64
 TOKEN = "Token-of-this-boot_" * 8
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    with loggers.restored():
+        yield
 
 
 class SecureBus(NatsServer):

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from lab import loggers
 from lab.secure import certified
 from shoal_bus.errors import Unavailable
 from shoal_execd import clock, handover, head, pid1, processes, rebooting
@@ -43,6 +44,12 @@ STATE = BootState(
     tmp_size="25%",
     stage1_log="/run/shoal/log/stage1.log",
 )
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    with loggers.restored():
+        yield
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ _ASK = 10.0
 _SAY_AGAIN = 60.0
 _DATAGRAM = 1200
 _DATAGRAMS_PER_SECOND = 20
+_LOGGERS = {logging.getLogger("shoal.bus"): logging.INFO, logging.getLogger("asyncio"): logging.ERROR}
+"""asyncio warns of every connection with TLS that ends."""
 _REFUSED = re.compile(r"authorization (?:violation|failed)", re.IGNORECASE)
 
 T = TypeVar("T")
@@ -98,10 +100,10 @@ class Head:
         """A connection to the bus. Waits until there is one (or Unavailable after `timeout` seconds); the journal says
         why there is none yet.
         """
-        logger = logging.getLogger("shoal.bus")
-        logger.handlers[:] = [BusLog(journal, self.node)]
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
+        for logger, level in _LOGGERS.items():
+            logger.handlers[:] = [BusLog(journal, self.node)]
+            logger.setLevel(level)
+            logger.propagate = False
         name = f"{self.node} {program}"
         connection = await connect(self.servers, name=name, credentials=self.credentials, timeout=timeout)
         self.token = None
