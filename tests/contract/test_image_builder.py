@@ -4,6 +4,8 @@ What an assembly does is left to the tests of assembly: here a made-up one takes
 """
 
 import asyncio
+import os
+import subprocess
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,7 +17,9 @@ import pytest
 import structlog
 
 import shoal_registry.service
+from lab import image_modules
 from lab.image_layers import core, write_module
+from lab.nats_server import NatsServer
 from shoal_bus.api import Bus, Job
 from shoal_bus.errors import Invalid, NotFound
 from shoal_bus.fakes import MemoryBus
@@ -202,6 +206,22 @@ async def test_a_build_that_was_there_already_is_published_anew_with_the_image_k
     signatures.check(MANIFEST.body(), release.signature.key, value, [key.public])
     async with asyncio.timeout(20), bus.events("evt.image.compute.published", m.ImagePublished, since=0) as told:
         assert [(await anext(told))[2].digest for _ in range(2)] == ["a" * 64] * 2
+
+
+async def test_a_builder_does_not_run_with_an_image_key_that_others_may_read(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    key, file = Key.new(), tmp_path / "image.key"
+    key.write(file)
+    file.chmod(0o644)
+    environment = {**os.environ, "SHOAL_NATS": nats_server.url, "SHOAL_STATE": str(tmp_path)}
+    command = [str(image_modules.BUILDER), "--image-key", str(file), "--metrics", "127.0.0.1:0"]
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=subprocess.PIPE)
+    async with asyncio.timeout(30):
+        _, log = await process.communicate()
+    assert process.returncode == 1
+    assert f"the key {file} may be read by others: `chmod 600 {file}`" in log.decode()
+    assert key.seed not in log.decode()
 
 
 async def test_a_build_whose_signature_the_registry_denies_has_failed(
