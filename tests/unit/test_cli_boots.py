@@ -1,18 +1,24 @@
-"""Timelines and watches: what is made of a boot's events."""
+"""Boots that are expected, and what is made of a boot's events: timelines and watches."""
 
 import asyncio
 import io
+import json
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.console import Console
 
+from lab.cluster import FakeCluster
+from shoal_bus.errors import Unavailable
 from shoal_bus.fakes import MemoryBus
 from shoal_cli import timeline, watching
 from shoal_cli.commands import boot as boot_command
+from shoal_model import messages as m
 from shoal_model.messages import Boot, BootEvent
-from shoal_model.subjects import Stage, boot_event
+from shoal_model.records import Kind
+from shoal_model.subjects import Service, Stage, boot_event
 
 T0 = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
@@ -257,3 +263,125 @@ def test_lines_are_safe() -> None:
     assert "DEGRADED" in told
     assert "\x1b" not in told
     assert "\n" not in told
+
+
+# --- arming -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    """One where arming works, until T0 plus what was asked for; n001 uses a template."""
+    nodes = {f"n00{n}": {"mac": f"52:54:00:77:00:1{n}", "address": f"10.77.0.1{n}"} for n in (1, 2, 3)}
+    nodes["n001"]["template"] = "compute"
+    cluster = FakeCluster({Kind.NODE: nodes})
+
+    def arm(request: m.ArmRequest) -> m.ArmedReply:
+        until = T0 + timedelta(seconds=request.seconds)
+        nodes = [m.Armed(node=node, until=until, author=request.author) for node in request.nodes]
+        return m.ArmedReply(nodes=nodes if request.seconds else [])
+
+    cluster.answer(Service.AUTH, "arm", m.ArmRequest, arm)
+    return cluster
+
+
+@pytest.fixture(autouse=True)
+def _greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("words", "nodes", "seconds", "told"),
+    [
+        (["n[001-003]"], ["n001", "n002", "n003"], 1800, "armed until 2026-11-20 12:30:00: n[001-003]\n"),
+        (["@compute", "--for", "2h"], ["n001"], 7200, "armed until 2026-11-20 14:00:00: n001\n"),
+        (["n002", "--for", "90s"], ["n002"], 90, "armed until 2026-11-20 12:01:30: n002\n"),
+        (["n002", "--for", "7d"], ["n002"], 604_800, "armed until 2026-11-27 12:00:00: n002\n"),
+    ],
+)
+def test_arming_expects_boots_for_a_while(
+    cluster: FakeCluster,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    nodes: list[str],
+    seconds: int,
+    told: str,
+) -> None:
+    assert cluster.shoal("boot", "arm", *words) == 0
+    assert cluster.asked(m.ArmRequest) == [m.ArmRequest(nodes=nodes, seconds=seconds, author="tester@here")]
+    assert capsys.readouterr().out == told
+
+
+@pytest.mark.parametrize("time_", ["0m", "8d", "30", "m", "1.5h", "-1h", "", "1h\x1b", "99999999s"])
+def test_a_time_that_is_none_is_wrong_usage(
+    cluster: FakeCluster, capsys: pytest.CaptureFixture[str], time_: str
+) -> None:
+    assert cluster.shoal("boot", "arm", "n001", "--for", time_) == 2
+    err = capsys.readouterr().err
+    assert "write 90s, 30m, 2h or 1d" in err
+    assert "\x1b" not in err
+    assert cluster.asked(m.ArmRequest) == []
+
+
+def test_nodes_that_nobody_knows_are_not_armed(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cluster.shoal("boot", "arm", "n[001-009]") == 1
+    assert "not registered: n[004-009]" in capsys.readouterr().err
+    assert cluster.asked(m.ArmRequest) == []
+
+
+def test_each_end_is_told_with_its_nodes(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    later = T0 + timedelta(days=1)
+    nodes = [m.Armed(node=n, until=later if n == "n002" else T0, author="x") for n in ("n001", "n002", "n003")]
+    cluster.answer(Service.AUTH, "arm", m.ArmRequest, m.ArmedReply(nodes=nodes))
+    assert cluster.shoal("boot", "arm", "n[001-003]") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "armed until 2026-11-20 12:00:00: n[001,003]",
+        "armed until 2026-11-21 12:00:00: n002",
+    ]
+
+
+def test_disarming(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cluster.shoal("boot", "disarm", "n[001-002]") == 0
+    assert cluster.asked(m.ArmRequest) == [m.ArmRequest(nodes=["n001", "n002"], seconds=0, author="tester@here")]
+    assert capsys.readouterr().out == "not armed: n[001-002]\n"
+
+
+def test_what_is_armed(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = [
+        m.Armed(node="n002", until=T0 + timedelta(hours=1), author="alice@head"),
+        m.Armed(node="n001", until=T0, author="node n001"),
+    ]
+    cluster.answer(Service.AUTH, "armed", m.Empty, m.ArmedReply(nodes=nodes))
+    assert cluster.shoal("boot", "armed") == 0
+    assert [line.split(maxsplit=3) for line in capsys.readouterr().out.splitlines()] == [
+        ["NODE", "UNTIL", "BY"],
+        ["n001", "2026-11-20", "12:00:00", "node n001"],
+        ["n002", "2026-11-20", "13:00:00", "alice@head"],
+    ]
+    assert cluster.shoal("boot", "armed", "-o", "json") == 0
+    assert [node["node"] for node in json.loads(capsys.readouterr().out)] == ["n001", "n002"]
+
+
+@pytest.mark.parametrize(
+    ("admission", "armed", "hint"), [("armed", [], True), ("armed", ["n001"], False), ("always", [], False)]
+)
+def test_why_of_a_node_that_never_booted_says_that_it_must_be_armed(
+    cluster: FakeCluster, capsys: pytest.CaptureFixture[str], admission: str, armed: list[str], hint: bool
+) -> None:
+    shown = m.ShowNodeReply(
+        node="n001", values=[m.EffectiveValue(field="admission", value=admission, source="default")]
+    )
+    nodes = [m.Armed(node=node, until=T0, author="x") for node in armed]
+    cluster.answer(Service.FLEET, "boots", m.BootsRequest, m.BootsReply(boots=[]))
+    cluster.answer(Service.REGISTRY, "show-node", m.ShowNodeRequest, shown)
+    cluster.answer(Service.AUTH, "armed", m.Empty, m.ArmedReply(nodes=nodes))
+    assert cluster.shoal("boot", "why", "n001") == 1
+    err = capsys.readouterr().err
+    assert "no boot is known of n001" in err
+    assert ("it must be armed: `shoal boot arm n001`" in err) is hint
+    cluster.answer(Service.AUTH, "armed", m.Empty, Unavailable("nobody answers"))
+    assert cluster.shoal("boot", "why", "n001") == 1
+    assert "no boot is known of n001" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from shoal_cli.commands import boot, cluster, images, nodes, preview, records, run, up
+from shoal_cli.commands import boot, cluster, images, keys, nodes, preview, quarantine, records, run, up
 from shoal_cli.options import examples
 from shoal_cli.session import DEFAULT_STATE, Session, access, author, over_nats
 from shoal_model.records import Kind
@@ -17,6 +17,7 @@ from shoal_model.records import Kind
         "shoal up --interface eth1",
         "shoal apply -f cluster.yaml",
         "shoal image build compute --wait",
+        "shoal boot arm n[001-100]",
         "shoal boot watch n[001-100]",
         "shoal boot why n017",
         "shoal exec n[001-100] -- uptime",
@@ -56,6 +57,8 @@ def _tree() -> None:
     groups = {noun.kind: records.group(noun) for noun in records.NOUNS}
     groups[Kind.NODE].add_command(nodes.show, "show")
     groups[Kind.NODE].add_command(nodes.status)
+    groups[Kind.NODE].add_command(keys.keys)
+    groups[Kind.NODE].add_command(keys.revoke)
     groups[Kind.IMAGE].add_command(images.build)
     groups[Kind.ROOTFS].add_command(images.commit)
     for command in (
@@ -69,6 +72,7 @@ def _tree() -> None:
         images.module,
         images.session_group,
         boot.boot,
+        quarantine.quarantine,
         preview.preview,
         run.execute,
     ):

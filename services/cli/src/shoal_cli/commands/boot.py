@@ -1,4 +1,6 @@
-"""`shoal boot watch` and `shoal boot why`: boots as they happen, and why one did not arrive."""
+"""`shoal boot watch` and `shoal boot why`: boots as they happen, and why one did not arrive. See `arming` for the rest
+of `shoal boot`.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -13,17 +15,35 @@ from rich.table import Table
 from shoal_bus.api import Bus
 from shoal_bus.errors import BusError, NotFound
 from shoal_cli import nodesets, registry, timeline
+from shoal_cli.commands import arming
 from shoal_cli.options import examples, output, pass_session, seconds
 from shoal_cli.session import Failure, Session
 from shoal_cli.terminal import Format, local, out, safe, safe_lines, show_data, show_table
 from shoal_cli.watching import Watch, board, line
-from shoal_model.messages import Boot, BootEvent, BootsReply, BootsRequest, LogReply, LogRequest, Status
+from shoal_model.messages import (
+    ArmedReply,
+    Boot,
+    BootEvent,
+    BootsReply,
+    BootsRequest,
+    Empty,
+    LogReply,
+    LogRequest,
+    ShowNodeReply,
+    ShowNodeRequest,
+    Status,
+)
+from shoal_model.records import Admission
 from shoal_model.subjects import BOOT_EVENTS, Service, Stage, boot_event, rpc
 
 
 @click.group()
 def boot() -> None:
-    """Boots: as they happen, and why one did not arrive."""
+    """Boots: which are expected, how they go, and why one did not arrive."""
+
+
+for _command in (arming.arm, arming.disarm, arming.armed):
+    boot.add_command(_command)
 
 
 @boot.command(
@@ -142,7 +162,7 @@ def why(session: Session, node: str, lines: int, form: Format) -> None:
             raise NotFound(
                 f"no boot is known of {name}: its firmware never asked for a loader. Is it powered on, set to boot "
                 "from the network, and is its MAC the registered one? `shoal discovered list` shows machines that are "
-                "not registered"
+                f"not registered{await _unarmed(bus, name)}"
             )
         return boots.boots[0], await _log(bus, name)
 
@@ -155,6 +175,19 @@ def why(session: Session, node: str, lines: int, form: Format) -> None:
         show_data({**data, "arrived": verdict.arrived, "failed": verdict.failed, "verdict": verdict.text}, form)
     if verdict.failed:
         click.get_current_context().exit(1)
+
+
+async def _unarmed(bus: Bus, name: str) -> str:
+    """What to do for a node before it boots, as the end of a sentence."""
+    try:
+        shown = await bus.call(rpc(Service.REGISTRY, "show-node"), ShowNodeRequest(node=name), ShowNodeReply)
+        armed = await bus.call(rpc(Service.AUTH, "armed"), Empty(), ArmedReply)
+    except BusError:
+        return ""
+    always = any(value.field == "admission" and value.value == Admission.ALWAYS for value in shown.values)
+    if always or any(node.node == name for node in armed.nodes):
+        return ""
+    return f". Before it boots, it must be armed: `shoal boot arm {name}`"
 
 
 async def _log(bus: Bus, name: str) -> str:
