@@ -10,7 +10,7 @@ from lab.nats_server import NatsServer
 from shoal_bus import jetstream, provision
 from shoal_bus.nats import NatsBus
 
-STREAMS = ["EVENTS", "JOBS", "KV_identity", "KV_records", "KV_secrets", "KV_state"]
+STREAMS = ["EVENTS", "JOBS", "KV_identity", "KV_records", "KV_secrets", "KV_state", "TOLD"]
 
 
 class Text(BaseModel):

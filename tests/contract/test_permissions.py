@@ -3,14 +3,16 @@ is said by the contract's `sender` and `receiver`; nothing comes from `permissio
 """
 
 import asyncio
+import itertools
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 import shoal_fleet.service
 import shoal_registry.service
@@ -18,8 +20,10 @@ from lab.nats_peer import NatsPeer, Refused
 from lab.nats_server import NatsServer
 from lab.secure import SecureServer
 from shoal_bus import server_config
+from shoal_bus.connection import Credentials
 from shoal_bus.errors import Unavailable
 from shoal_bus.nats import NatsBus
+from shoal_bus.reader import last_sequence
 from shoal_identity.keys import Key
 from shoal_model import contract, permissions
 from shoal_model import messages as m
@@ -31,7 +35,7 @@ SERVICES = frozenset(map(str, Service))
 EVERYBODY = SERVICES | {"operator"}
 READERS = SERVICES - {"image-builder"}
 NOBODY: frozenset[str] = frozenset()
-STREAMS = ("EVENTS", "JOBS", "KV_records", "KV_state", "KV_identity", "KV_secrets")
+STREAMS = ("EVENTS", "TOLD", "JOBS", "KV_records", "KV_state", "KV_identity", "KV_secrets")
 
 Who = frozenset[str] | set[str]
 
@@ -61,6 +65,7 @@ READING: Mapping[str, Mapping[str, Who]] = {
         "evt.>": {"operator"},
         ">": NOBODY,
     },
+    "TOLD": {"told.>": NOBODY, ">": NOBODY},
     "JOBS": {"job.image.build.*": NOBODY, "job.>": NOBODY, ">": NOBODY},
     "KV_records": {"$KV.records.>": READERS, ">": NOBODY},
     "KV_state": {"$KV.state.>": {"registry", "fleet"}, ">": NOBODY},
@@ -71,6 +76,7 @@ READING: Mapping[str, Mapping[str, Who]] = {
 
 LOOKING: Mapping[str, Who] = {
     "EVENTS": EVERYBODY,
+    "TOLD": {"registry"},
     "JOBS": SERVICES,
     "KV_records": SERVICES,
     "KV_state": SERVICES,
@@ -81,6 +87,7 @@ LOOKING: Mapping[str, Who] = {
 
 GETTING: Mapping[str, Who] = {
     "EVENTS": NOBODY,
+    "TOLD": NOBODY,
     "JOBS": NOBODY,
     "KV_records": {"registry"},
     "KV_state": {"registry", "fleet"},
@@ -112,6 +119,7 @@ FORBIDDEN = (
     "rpc.other.v1.list",
     "node.n001.other",
     "evt.other.n001.happened",
+    "told.other.n001.happened",
     "evt.other.n001.changed",
     "job.image.build",
     "job.other.build.1",
@@ -203,6 +211,27 @@ async def test_who_may_publish_and_subscribe_to_what(server: SecureServer, princ
     assert subscribe.keys() - subscribed == {subject for subject, who in subscribe.items() if principal in who}
 
 
+REFUSED_HEADERS = (
+    "",
+    "Nats-Expected-Stream: other",
+    "Nats-Expected-Last-Sequence: 99",
+    "Nats-Expected-Last-Subject-Sequence: 99",
+    "Nats-Expected-Last-Msg-Id: other",
+    "Nats-Batch-Id: a\r\nNats-Batch-Sequence: 1\r\nNats-Batch-Commit: 1",
+    "Nats-Rollup: all",
+    "Nats-TTL: never",
+    "Nats-Incr: 1",
+    "Nats-Schedule: @at 2020-01-01T00:00:00Z\r\nNats-Schedule-Target: $KV.records.head",
+    "Nats-Required-Api-Level: 99",
+)
+"""Of a message that is stored, and of messages that a stream refuses."""
+EMPTY = b"\x80"
+
+
+class Anything(BaseModel):
+    pass
+
+
 # --- nodes -----------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +256,15 @@ class Nodes(NatsServer):
     def peer(self, who: str) -> AbstractAsyncContextManager[NatsPeer]:
         return NatsPeer.open(self.port, self.keys[who])
 
+    @asynccontextmanager
+    async def bus(self, who: str) -> AsyncIterator[NatsBus]:
+        credentials = Credentials(key=self.keys[who], inbox_prefix=f"_INBOX.{who}")
+        bus = await NatsBus.connect(
+            [self.url], name=who, credentials=credentials, timeout=10, creates=who == "registry"
+        )
+        yield bus
+        await bus.close()
+
 
 async def test_what_a_node_may_publish(nodes: Nodes) -> None:
     own = {
@@ -235,9 +273,9 @@ async def test_what_a_node_may_publish(nodes: Nodes) -> None:
         "rpc.mcastd.v1.leave.n001",
         "rpc.execd-config.v1.announce.n001",
         "rpc.auth.v1.announce-reboot.n001",
-        "evt.boot.n001.stage1.start",
-        "evt.boot.n001.systemd.running",
-        "evt.node.n001.log",
+        "told.boot.n001.stage1.start",
+        "told.boot.n001.systemd.running",
+        "told.node.n001.log",
         "node.n001.heartbeat",
     }
     others = {subject.replace("n001", "n002") for subject in own}
@@ -289,6 +327,29 @@ async def test_a_service_answers_a_node(nodes: Nodes) -> None:
         await registry.next()
         registry.publish("_INBOX.node.n001.0011.1", b"boot this")
         assert await node.next() == ("_INBOX.node.n001.0011.1", b"boot this", "")
+
+
+async def test_no_acknowledgement_goes_where_a_node_may_not_publish(nodes: Nodes) -> None:
+    """A stream acknowledges a message, or refuses it, at whatever subject its sender names."""
+    targets = ("$KV.records.head", "$KV.identity.node.n002", "node.n002.options")
+    last = Stage.SYSTEMD_RUNNING
+    async with nodes.bus("registry") as registry, nodes.bus("operator") as operator:
+        await registry.prepare()
+        async with nodes.peer("n001") as node, nodes.peer("n002") as other:
+            other.subscribe("node.n002.options")
+            await other.settle()
+            for headers, target in itertools.product(REFUSED_HEADERS, targets):
+                node.publish(f"told.boot.n001.{Stage.STAGE1_START}", EMPTY, reply=target, headers=headers)
+            node.publish(f"told.boot.n001.{last}", EMPTY, reply=targets[0])
+            await node.settle()
+            async with asyncio.timeout(20), operator.events("evt.boot.n001.>", Anything, since=0) as events:
+                async for _, subject, _ in events:
+                    if subject == boot_event("n001", last):
+                        break
+            await other.settle()
+            assert other.messages == []
+        for bucket in ("KV_records", "KV_identity"):
+            assert await last_sequence(registry.connection, bucket) == 0
 
 
 # --- auth, and those whom nobody knows -----------------------------------------------------------------------------

@@ -71,9 +71,12 @@ class NatsPeer:
         published, subscribed = ({subject for kind, subject in self._refused if kind == one} for one in kinds)
         return published, subscribed
 
-    def publish(self, subject: str, body: bytes = b"", *, reply: str = "") -> None:
-        """Send a message."""
-        self._say(f"PUB {subject} {reply} {len(body)}\r\n{body.decode()}")
+    def publish(self, subject: str, body: bytes = b"", *, reply: str = "", headers: str = "") -> None:
+        """Send a message; `headers` are lines such as `Nats-Msg-Id: 1`."""
+        head = f"NATS/1.0\r\n{headers}\r\n\r\n".encode() if headers else b""
+        sizes = f"{len(head)} {len(head) + len(body)}" if headers else f"{len(body)}"
+        self._say(f"{'HPUB' if headers else 'PUB'} {subject} {reply} {sizes}")
+        self._writer.write(head + body + b"\r\n")
 
     def subscribe(self, subject: str) -> None:
         """Hear messages from now on."""

@@ -50,7 +50,7 @@ class FakeLink:
 
     @property
     def stages(self) -> list[str]:
-        return [message["stage"] for subject, message, _ in self.stored if subject.startswith("evt.boot.")]
+        return [message["stage"] for subject, message, _ in self.stored if subject.startswith("told.boot.")]
 
     @property
     def lines(self) -> list[str]:
@@ -133,7 +133,7 @@ async def test_an_error_inside_is_told_once_and_raised() -> None:
 
     with pytest.raises(ExceptionGroup):
         await stage()
-    told = [message for subject, message, _ in link.stored if subject.startswith("evt.boot.")]
+    told = [message for subject, message, _ in link.stored if subject.startswith("told.boot.")]
     assert [(event["stage"], event["status"], event["reason"]) for event in told] == [
         ("union.mounted", "failed", "OSError: no such device")
     ]

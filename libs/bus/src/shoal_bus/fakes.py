@@ -19,6 +19,7 @@ from shoal_bus import codec, streams, trace
 from shoal_bus.api import Endpoint, Entry, Job, Store, Write
 from shoal_bus.errors import BY_CODE, BusError, Conflict, Internal, Invalid, Unavailable
 from shoal_bus.link import NoResponders
+from shoal_model import subjects
 
 log = logging.getLogger("shoal.bus")
 
@@ -237,7 +238,10 @@ class MemoryBus:
         self._reachable()
         body = codec.encode(message)
         self._broker.send(subject, body)
-        if matches("evt.>", subject):
+        if matches(subjects.TOLD, subject):
+            subject = f"evt.{subject.removeprefix('told.')}"
+            self._broker.send(subject, body)
+        if matches(subjects.EVENTS, subject):
             await self._append(subject, body)
 
     async def subscribe(

@@ -26,7 +26,7 @@ _FOR_ALL = (
     streams.bucket(subjects.RECORDS_BUCKET),
     streams.bucket(subjects.STATE_BUCKET),
 )
-_FOR_ONE = (streams.bucket(subjects.IDENTITY_BUCKET), streams.bucket(subjects.SECRETS_BUCKET))
+_FOR_ONE = (streams.TOLD, streams.bucket(subjects.IDENTITY_BUCKET), streams.bucket(subjects.SECRETS_BUCKET))
 """Whoever does not use them may not even ask whether they are there."""
 
 

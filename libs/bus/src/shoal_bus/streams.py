@@ -38,6 +38,20 @@ EVENTS: dict[str, Any] = {
 }
 """What happened, a week of it."""
 
+TOLD: dict[str, Any] = {
+    "name": subjects.TOLD_STREAM,
+    "subjects": [subjects.TOLD],
+    "retention": "limits",
+    "storage": "file",
+    "discard": "old",
+    "no_ack": True,
+    "republish": {"src": subjects.TOLD, "dest": subjects.EVENTS},
+    "max_age": 3600 * _NANOSECONDS,
+    "max_bytes": _GIGABYTE // 4,
+    "duplicate_window": 120 * _NANOSECONDS,
+}
+"""What nodes tell: each message goes on into EVENTS at once. See `subjects.told`."""
+
 JOBS: dict[str, Any] = {
     "name": subjects.JOBS_STREAM,
     "subjects": [subjects.JOBS],

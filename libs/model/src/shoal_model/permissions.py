@@ -69,7 +69,10 @@ _STREAMS = (
     subjects.JOBS_STREAM,
     *(f"KV_{bucket}" for bucket in (subjects.RECORDS_BUCKET, subjects.STATE_BUCKET)),
 )
-_CLOSED_STREAMS = tuple(f"KV_{bucket}" for bucket in (subjects.IDENTITY_BUCKET, subjects.SECRETS_BUCKET))
+_CLOSED_STREAMS = (
+    subjects.TOLD_STREAM,
+    *(f"KV_{bucket}" for bucket in (subjects.IDENTITY_BUCKET, subjects.SECRETS_BUCKET)),
+)
 
 
 def of(principal: str) -> Permissions:
@@ -89,6 +92,7 @@ def node(identity: str) -> Permissions:
     inbox = f"{subjects.inbox(NODE, name)}.>"
     heard = [pattern(one.subject, name) for one in contract.NODE_TOPICS if _is_end(NODE, one.receiver)]
     sent = [pattern(one.subject, name) for one in _subjects() if _is_end(NODE, one.sender)]
+    sent = [subjects.told(one) if one.startswith("evt.") else one for one in sent]
     return Permissions(_each_once(sent), _each_once([*heard, inbox]))
 
 

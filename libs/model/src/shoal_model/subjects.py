@@ -48,6 +48,8 @@ class Stage(StrEnum):
 
 
 EVENTS_STREAM = "EVENTS"
+TOLD_STREAM = "TOLD"
+"""What nodes tell, on its way to EVENTS: see `told`."""
 JOBS_STREAM = "JOBS"
 RECORDS_BUCKET = "records"
 STATE_BUCKET = "state"
@@ -57,6 +59,7 @@ SECRETS_BUCKET = "secrets"
 """Values that are shown to nobody: registry's alone."""
 
 EVENTS = "evt.>"
+TOLD = "told.>"
 JOBS = "job.>"
 BOOT_EVENTS = "evt.boot.>"
 HEARTBEATS = "node.*.heartbeat"
@@ -91,6 +94,16 @@ def boot_events(node: str) -> str:
 def node_log(node: str) -> str:
     """Lines of a node's stage logs, on their way to the head."""
     return f"evt.node.{names.name(node)}.log"
+
+
+def told(event: str) -> str:
+    """Where a node tells an event of its own: `told.boot.n001.stage1.start` becomes `evt.boot.n001.stage1.start`.
+
+    A stream acknowledges a message at whatever subject its sender names, and the server does not ask whether the sender
+    may publish there: with one event, a node could overwrite any record by an acknowledgement. So nodes tell their
+    events to a stream that acknowledges nothing, and the server passes them on.
+    """
+    return f"told.{event.removeprefix('evt.')}"
 
 
 def node_topic(node: str, topic: str) -> str:

@@ -196,6 +196,6 @@ class Timeline:
 
 
 async def _send(link: Link, subject: str, message: Message) -> None:
-    """Publish a message under an id made of its content: sent twice, the stream keeps it once."""
+    """Tell an event under an id made of its content: sent twice, the stream keeps it once."""
     body = codec.pack(message)
-    await link.publish_raw(subject, body, {"Nats-Msg-Id": hashlib.sha256(body).hexdigest()[:32]})
+    await link.publish_raw(subjects.told(subject), body, {"Nats-Msg-Id": hashlib.sha256(body).hexdigest()[:32]})
