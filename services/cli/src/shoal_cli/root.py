@@ -7,7 +7,7 @@ import click
 
 from shoal_cli.commands import boot, cluster, images, keys, nodes, preview, quarantine, records, run, up
 from shoal_cli.options import examples
-from shoal_cli.session import DEFAULT_STATE, Session, access, author, over_nats
+from shoal_cli.session import DEFAULT_STATE, Access, Session, access, author, over_nats, tls
 from shoal_model.records import Kind
 
 
@@ -49,8 +49,12 @@ def shoal(context: click.Context, nats: str | None, ca: Path | None, key: Path |
     """Shoal boots the nodes of a cluster over the network, into identical and verified systems."""
     if context.obj is None and context.invoked_subcommand not in {"up", "down"}:
         state = Path(os.environ.get("SHOAL_STATE") or DEFAULT_STATE)
-        # The cluster is looked for when a command needs it, so that `--help` works anywhere.
-        context.obj = Session(connect=lambda: over_nats(access(nats, ca, key, state))(), author=author())
+
+        def found() -> Access:
+            """The cluster: looked for when a command needs it, so that `--help` works anywhere."""
+            return access(nats, ca, key, state)
+
+        context.obj = Session(lambda: over_nats(found())(), author(), lambda: tls(found()))
 
 
 def _tree() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import getpass
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -52,10 +53,13 @@ class Access:
 
 @dataclass(frozen=True)
 class Session:
-    """`connect` opens the bus; `author` is who stands behind a change."""
+    """`connect` opens the bus; `author` is who stands behind a change; `tls` is how the other doors of a head are
+    checked, None for one whose doors have no TLS.
+    """
 
     connect: Callable[[], AbstractAsyncContextManager[Bus]]
     author: str
+    tls: Callable[[], ssl.SSLContext | None] = lambda: None
 
     def run(self, body: Callable[[Bus], Awaitable[T]]) -> T:
         """Do `body` with the bus. What the bus or the other side refuses becomes a Failure."""
@@ -121,8 +125,8 @@ def over_nats(access: Access) -> Callable[[], AbstractAsyncContextManager[Bus]]:
             )
         except Unavailable as error:
             raise Unavailable(
-                f"{error}. Does `shoal up` run on the head, is this machine in its boot network, and are CA and key those "
-                "of this cluster?"
+                f"{error}. Does `shoal up` run on the head, is this machine in its boot network, and are CA and key "
+                "those of this cluster?"
             ) from None
         try:
             yield bus
@@ -136,14 +140,19 @@ def _credentials(access: Access) -> Credentials:
     """What proves us to the bus, and it to us. Raises Failure, saying what to do."""
     try:
         key = Key.read(access.key) if access.key is not None else None
-        tls = trust.parse(access.ca.read_bytes()).client_context() if access.ca is not None else None
     except KeyProblem as error:
         raise Failure(f"{error}{'' if os.access(access.key or '', os.R_OK) else _NO_KEY}") from None
+    return Credentials(key=key, tls=tls(access), inbox_prefix=subjects.inbox(OPERATOR))
+
+
+def tls(access: Access) -> ssl.SSLContext | None:
+    """How a head is known by its certificate; None without a `ca.crt`. Raises Failure, saying what to do."""
+    try:
+        return trust.parse(access.ca.read_bytes()).client_context() if access.ca is not None else None
     except OSError as error:
         raise Failure(f"cannot read {access.ca}, which says whose bus to trust: {error.strerror}") from error
     except trust.BadTrust as error:
         raise Failure(f"{access.ca}: {error}") from error
-    return Credentials(key=key, tls=tls, inbox_prefix=subjects.inbox(OPERATOR))
 
 
 def _path(given: object) -> Path | None:

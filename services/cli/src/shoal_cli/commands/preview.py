@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import ssl
 import stat
 import sys
 import urllib.error
@@ -39,7 +40,7 @@ def preview(session: Session, node: str, path: str | None, form: Format) -> None
         reply = await bus.call(
             rpc(Service.EXECD_CONFIG, "preview"), PreviewRequest(node=name), PreviewReply, timeout=60.0
         )
-        return reply, None if path is None else await _content(bus, reply, path)
+        return reply, None if path is None else await _content(bus, reply, path, session)
 
     reply, content = session.run(body)
     if content is not None:
@@ -68,7 +69,7 @@ def _print(content: bytes) -> None:
         sys.stdout.buffer.write(content)
 
 
-async def _content(bus: Bus, reply: PreviewReply, path: str) -> bytes:
+async def _content(bus: Bus, reply: PreviewReply, path: str, session: Session) -> bytes:
     """The bytes of one file. The last of two with the same path counts, as it does on the node."""
     entry = next((entry for entry in reversed(reply.files) if entry.path == path), None)
     if entry is None:
@@ -81,14 +82,15 @@ async def _content(bus: Bus, reply: PreviewReply, path: str) -> bytes:
     head = next((str(record["head"]) for record in networks.records.values() if record.get("boot")), None)
     if head is None or entry.sha256 is None:
         raise Unavailable(f"{path} is too large for a message, and the cluster has no boot network to fetch it over")
-    url = f"http://{head}:{ports.OPTIONS_HTTP}/blobs/{entry.sha256}?node={reply.node}"
-    return await asyncio.to_thread(_fetch, url, entry.sha256, entry.size)
+    tls = session.tls()
+    url = f"{'http' if tls is None else 'https'}://{head}:{ports.OPTIONS_HTTP}/blobs/{entry.sha256}?node={reply.node}"
+    return await asyncio.to_thread(_fetch, url, entry.sha256, entry.size, tls)
 
 
-def _fetch(url: str, digest: str, length: int) -> bytes:
+def _fetch(url: str, digest: str, length: int, tls: ssl.SSLContext | None) -> bytes:
     """Content over HTTP, verified. Raises Unavailable."""
     try:
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        with urllib.request.urlopen(url, timeout=30, context=tls) as answer:
             content: bytes = answer.read(length + 1)
     except (urllib.error.URLError, TimeoutError, OSError) as error:
         raise Unavailable(f"cannot fetch {url}: {error}") from error
