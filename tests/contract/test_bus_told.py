@@ -27,8 +27,9 @@ async def test_what_a_node_tells_becomes_an_event_and_is_heard_as_one(clients: C
     async with asyncio.timeout(10), head.events("evt.>", Event) as events:
         await node.publish(told(node_log("n001")), Event(number=1))
         await node.publish(told(START), Event(number=2))
+        got = [(await anext(events))[1:] for _ in range(2)]
         await head.emit(START, Event(number=3))
-        got = [(await anext(events))[1:] for _ in range(3)]
+        got.append((await anext(events))[1:])
         assert [await heard.get() for _ in range(2)] == [(START, 2), (START, 3)]
     assert [(subject, event.number) for subject, event in got] == [("evt.node.n001.log", 1), (START, 2), (START, 3)]
     assert heard.empty()
