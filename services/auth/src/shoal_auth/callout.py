@@ -39,6 +39,8 @@ _NOT_STORED = (
     "auth cannot note now who is let in (is JetStream there?): those it knows already come in, others may later"
 )
 
+_FAILED = "auth failed: its log says why"
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -92,11 +94,12 @@ class Callout:
             self._log("auth.unreadable", reason=str(error))
             return
         try:
-            attempt = question.proven(asked.question, asked.at)
+            verdict = self._decide(attempt := question.proven(asked.question, asked.at))
         except Unproven as error:
-            await self._end(asked, Refusal(Outcome.UNPROVEN, str(error)))
-            return
-        verdict = self._decide(attempt)
+            verdict = Refusal(Outcome.UNPROVEN, str(error))
+        except Exception:
+            log.exception("auth.failed")
+            verdict = Refusal(Outcome.UNAVAILABLE, _FAILED)
         if not isinstance(verdict, Bind):
             await self._end(asked, verdict)
         elif len(self._waiting) < _WAITING:
@@ -115,6 +118,7 @@ class Callout:
             self._log("auth.unstored", reason=str(error) or "no answer in time")
         except Exception:
             log.exception("auth.failed")
+            verdict = Refusal(Outcome.UNAVAILABLE, _FAILED)
         await self._end(asked, verdict)
 
     async def _stored(self, attempt: Attempt) -> LetIn | Refusal:

@@ -15,7 +15,7 @@ from shoal_bus.errors import BusError
 log = structlog.stdlib.get_logger("shoal.auth")
 
 _LIST = "$SYS.REQ.SERVER.PING.CONNZ"
-_PAGE = 512
+_PAGE = 1024
 _FIRST, _QUIET = 2.0, 0.25
 """Seconds for the first server to answer, and then for the next one: how many there are, nobody tells."""
 _KICK_WITHIN = 2.0
@@ -64,14 +64,14 @@ class Connections:
     async def peers(self) -> list[Peer]:
         """The connections of all nodes at all servers. Raises BusError."""
         peers: dict[tuple[str, int], Peer] = {}
-        offset = 0
+        offset, pages = 0, await self._pages(0)
         while True:
-            pages = await self._pages(offset)
             for page in pages:
                 peers |= {(peer.server, peer.id): peer for peer in _nodes(page)}
             offset += _PAGE
             if all(page.data.total <= offset for page in pages):
                 return list(peers.values())
+            pages = await self._pages(offset, servers=len(pages))
 
     async def cut(self, peer: Peer) -> None:
         """Cut a connection; one that is gone already is as good. Raises BusError."""
@@ -79,8 +79,8 @@ class Connections:
         subject = f"$SYS.REQ.SERVER.{peer.server}.KICK"
         await self._system.exchange(subject, request, None, timeout=_KICK_WITHIN)
 
-    async def _pages(self, offset: int) -> list[_Page]:
-        """One page of each server's connections."""
+    async def _pages(self, offset: int, servers: int = 0) -> list[_Page]:
+        """One page of each server's connections; of so many `servers`, if it is known how many there are."""
         wanted = {"auth": True, "acc": ACCOUNT, "sort": "cid", "offset": offset, "limit": _PAGE}
         arrived: asyncio.Queue[Message] = asyncio.Queue()
 
@@ -93,8 +93,10 @@ class Connections:
         try:
             await link.publish(_LIST, json.dumps(wanted).encode(), reply=inbox)
             pages: list[_Page] = []
-            while (message := await _next(arrived, _QUIET if pages else _FIRST)) is not None:
+            while message := await _next(arrived, _QUIET if pages and not servers else _FIRST):
                 pages.append(_Page.model_validate_json(message.data))
+                if len(pages) == servers:
+                    break
         except ValidationError as error:
             raise BusError(f"the server's list of connections cannot be read: {error}") from error
         finally:

@@ -1,7 +1,6 @@
 """auth's verbs: message in, change, message out."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -102,12 +101,14 @@ class Handlers:
 
     async def revoke(self, _: str, request: RevokeRequest) -> RevokeReply:
         """See `RevokeRequest`. A node that nobody speaks for is as good as revoked."""
+        already = self.sweeper.cuts(set(request.nodes))
         changes = await self._change(request.nodes, identities.revoke)
         revoked = [after for before, after in changes if before.speaker is not None]
         self._tell(revoked, "revoked", request.author)
-        cut = await self._cut() if revoked else Counter[str]()
-        nodes = [one.node for one in revoked]
-        return RevokeReply(nodes=nodes, connections=sum(cut[node] for node in nodes))
+        if revoked:
+            await self._cut()
+        cut = self.sweeper.cuts(set(request.nodes)) - already
+        return RevokeReply(nodes=[one.node for one in revoked], connections=cut)
 
     async def quarantine(self, _: str, __: Empty) -> QuarantineReply:
         """See `QuarantineReply`, the latest last."""
@@ -124,7 +125,9 @@ class Handlers:
             if request.admit:
                 return identities.admit(identity, key, at)
             if identity.speaker is not None and identity.speaker.key == key:
-                raise Conflict(f"this key speaks for {request.node} by now: revoke it to have it out")
+                raise Conflict(
+                    f"this key speaks for {request.node} by now: `shoal node revoke {request.node}` has it out"
+                )
             return identities.reject(identity, key, at)
 
         before, after = await self.ledger.change(request.node, step)
@@ -162,10 +165,10 @@ class Handlers:
             changes += await asyncio.gather(*(self.ledger.change(name, step) for name in some))
         return changes
 
-    async def _cut(self) -> Counter[str]:
-        """Connections cut, by node. Raises Unavailable."""
+    async def _cut(self) -> None:
+        """Cut the connections of those who speak for a node no more. Raises Unavailable."""
         try:
-            return await self.sweeper.sweep()
+            await self.sweeper.sweep()
         except BusError as error:
             raise Unavailable(f"it is done, and connections are cut as soon as the servers answer: {error}") from error
 

@@ -14,16 +14,20 @@ class Bucket:
 
     def take(self, now: float) -> bool:
         """Whether it may happen now; if so it has."""
-        if self._left_over(now) + 1 > self._burst:
+        if not self.ready(now):
             return False
-        self._spent, self._at = self._left_over(now) + 1, now
+        self._spent, self._at = self._counted(now) + 1, now
         return True
+
+    def ready(self, now: float) -> bool:
+        """Whether it may happen now."""
+        return self._counted(now) + 1 <= self._burst
 
     def full(self, now: float) -> bool:
         """Whether it is as if nothing had ever happened."""
-        return self._left_over(now) == 0
+        return self._counted(now) == 0
 
-    def _left_over(self, now: float) -> float:
+    def _counted(self, now: float) -> float:
         return max(self._spent - (now - self._at) / self._every, 0.0)
 
 
@@ -45,6 +49,11 @@ class Buckets:
                 return False
             bucket = self._buckets[key] = Bucket(self._burst, self._every)
         return bucket.take(now)
+
+    def ready(self, key: Hashable, now: float) -> bool:
+        """See `Bucket.ready`."""
+        bucket = self._buckets.get(key)
+        return bucket is None or bucket.ready(now)
 
     def _purge(self, now: float) -> bool:
         """Forget the full ones; looked for once in `every` seconds."""

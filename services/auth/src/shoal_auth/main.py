@@ -15,7 +15,8 @@ from shoal_service.run import Context, run
 async def body(context: Context[AuthSettings]) -> None:
     """Answer until cancelled."""
     settings = context.settings
-    callout, system, issuer = (_key(settings, name) for name in ("callout_key", "system_key", "issuer_key"))
+    callout, system = (_key(settings, name, "U") for name in ("callout_key", "system_key"))
+    issuer = _key(settings, "issuer_key", "A")
     access = Access(settings.nats, callout, system, context.trust)
     duty = Duty(Seal(issuer, settings.lifetime), _boot_keys(settings), context.now, context.version)
     async with answering(context.bus, access, duty):
@@ -28,18 +29,22 @@ def main() -> None:
     run(Service.AUTH, AuthSettings, body)
 
 
-def _key(settings: AuthSettings, name: str) -> Key:
+def _key(settings: AuthSettings, name: str, kind: str) -> Key:
+    """The key in the file that a setting names, if its public key begins so."""
     path: Path | None = getattr(settings, name)
     if path is None:
         raise Fatal(f"auth needs SHOAL_{name.upper()}: {AuthSettings.model_fields[name].description}")
     try:
-        return Key.read(path)
+        key = Key.read(path)
     except KeyProblem as error:
         raise Fatal(str(error)) from error
+    if not key.public.startswith(kind):
+        raise Fatal(f"SHOAL_{name.upper()}: {path} holds another kind of key: its public key should begin with {kind}")
+    return key
 
 
 def _boot_keys(settings: AuthSettings) -> list[str]:
     for key in settings.boot_keys:
-        if not is_public(key):
+        if not is_public(key) or not key.startswith("U"):
             raise Fatal(f"SHOAL_BOOT_KEYS: {key[:80]!r} is no public key (`U…`)")
     return settings.boot_keys

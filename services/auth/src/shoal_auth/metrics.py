@@ -16,3 +16,4 @@ CONFLICTS = Counter("shoal_auth_conflicts_total", "Changes that another replica 
 CUT = Counter("shoal_auth_connections_cut_total", "Connections cut, as their key spoke for their node no more")
 DROPPED = Counter("shoal_auth_notices_dropped_total", "Events lost because the bus took none for too long")
 NODES = Gauge("shoal_auth_nodes", "Nodes by what is stored of them", ["what"])
+CONNECTED = Gauge("shoal_auth_connected", "1 while auth is connected in this account", ["account"])

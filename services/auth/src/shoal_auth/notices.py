@@ -38,8 +38,10 @@ class Alarms:
     def due(self, refusal: Refusal, now: float) -> bool:
         """Whether to tell of a refusal, which names a node of ours; `now` in seconds that never go back."""
         of_node = (refusal.node, refusal.outcome)
-        key = refusal.party.key if refusal.party is not None else None
-        return self._attempts.take((*of_node, key), now) and self._nodes.take(of_node, now) and self._all.take(now)
+        attempt = (*of_node, refusal.party.key if refusal.party is not None else None)
+        if not self._nodes.ready(of_node, now) or not self._all.ready(now):
+            return False
+        return self._attempts.take(attempt, now) and self._nodes.take(of_node, now) and self._all.take(now)
 
 
 def refused(refusal: Refusal, bound: Party | None, at: datetime) -> list[Notice]:

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-import structlog
-
+from shoal_auth import metrics
 from shoal_auth.answer import Seal
 from shoal_auth.book import Book
 from shoal_auth.callout import Callout, Parts
@@ -23,17 +23,13 @@ from shoal_auth.quarantine import Quarantine
 from shoal_auth.sweeper import Sweeper
 from shoal_bus.api import Bus, Store
 from shoal_bus.connection import Connection, Credentials, connect
-from shoal_bus.errors import Denied, Unavailable
 from shoal_identity.keys import Key
 from shoal_identity.trust import Trust
 from shoal_model.records import Cluster
 from shoal_model.subjects import IDENTITY_BUCKET, Service, inbox
 from shoal_service.records import RecordsView
 
-log = structlog.stdlib.get_logger("shoal.auth")
-
 _LAST_WORDS = 2.0
-_PAUSE = 0.5
 
 
 @dataclass(frozen=True)
@@ -59,13 +55,15 @@ class Duty:
 @asynccontextmanager
 async def answering(bus: Bus, access: Access, duty: Duty) -> AsyncIterator[None]:
     """auth answers for as long as the context lasts; at its end, the questions that run are answered first."""
-    store = await _store(bus)
+    store = await bus.store(IDENTITY_BUCKET)
     async with (
         RecordsView.open(bus) as view,
         await _connection(access, access.callout, "callout") as callout,
         await _connection(access, access.system, "system") as system,
         asyncio.TaskGroup() as tasks,
     ):
+        for account, connection in (("AUTH", callout), ("SYS", system)):
+            metrics.CONNECTED.labels(account).set_function(partial(_up, connection))
         crew = _Crew(bus, store, view, system, duty)
         running = [tasks.create_task(work) for work in crew.works()]
         try:
@@ -126,14 +124,8 @@ class _Crew:
         await run()
 
 
-async def _store(bus: Bus) -> Store:
-    """The bucket, as soon as it is there: registry makes it."""
-    while True:
-        try:
-            return await bus.store(IDENTITY_BUCKET)
-        except (Denied, Unavailable) as error:
-            log.warning("auth.no_bucket", bucket=IDENTITY_BUCKET, reason=str(error))
-        await asyncio.sleep(_PAUSE)
+def _up(connection: Connection) -> float:
+    return float(connection.connected)
 
 
 async def _connection(access: Access, key: Key, role: str) -> Connection:

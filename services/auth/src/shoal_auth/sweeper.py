@@ -5,7 +5,7 @@ Every replica does, so that it happens whichever of them noted the change and di
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 
 import structlog
 
@@ -36,6 +36,7 @@ class Sweeper:
         self._turn = asyncio.Lock()
         self._suspects: set[str] = set()
         """Nodes whose key was replaced within one boot: the two connections have the same name."""
+        self._cuts: Counter[str] = Counter()
 
     def changed(self, before: Identity, after: Identity) -> None:
         """Look for connections to cut, if somebody speaks for the node no more."""
@@ -58,41 +59,39 @@ class Sweeper:
             await _either(self._wanted, _EVERY)
             await asyncio.sleep(_PATIENCE)
 
-    async def sweep(self) -> Counter[str]:
-        """Cut what is to be cut now; how many connections that were, by node. Raises BusError."""
+    def cuts(self, nodes: Iterable[str]) -> int:
+        """How many connections of these nodes this replica has cut so far."""
+        return sum(self._cuts[node] for node in nodes)
+
+    async def sweep(self) -> None:
+        """Cut what is to be cut now. Raises BusError."""
         async with self._turn:
             self._wanted.clear()
             suspects, self._suspects = self._suspects, set()
             try:
                 peers = [peer for peer in await self._connections.peers() if self._stale(peer, suspects)]
-                cut = Counter[str]()
-                for some in (peers[first : first + _AT_ONCE] for first in range(0, len(peers), _AT_ONCE)):
-                    cut.update(await _gathered(self._cut(peer, suspects) for peer in some))
+                for first in range(0, len(peers), _AT_ONCE):
+                    await asyncio.gather(*(self._cut(peer, suspects) for peer in peers[first : first + _AT_ONCE]))
             except BusError:
                 self._suspects |= suspects
                 raise
-            return cut
 
     def _stale(self, peer: Peer, suspects: set[str]) -> bool:
         return peer.node in suspects or not _speaks(peer, self._book.of(peer.node))
 
-    async def _cut(self, peer: Peer, suspects: set[str]) -> str | None:
-        """The peer's node, if it was cut. The book may be behind what let the peer in: so the leader is asked first."""
+    async def _cut(self, peer: Peer, suspects: set[str]) -> None:
+        """Unless the book is behind what let the peer in: so the leader is asked first."""
         there = await self._store.get(binding_key(peer.node))
         if peer.node not in suspects and _speaks(peer, binding(there, peer.node)):
-            return None
+            return
         await self._connections.cut(peer)
+        self._cuts[peer.node] += 1
         metrics.CUT.inc()
         log.info("auth.cut", node=peer.node, boot=peer.boot, server=peer.server, connection=peer.id)
-        return peer.node
 
 
 def _speaks(peer: Peer, identity: Identity) -> bool:
     return identity.speaker is not None and (identity.speaker.boot or "") == peer.boot
-
-
-async def _gathered(cuts: Iterable[Awaitable[str | None]]) -> list[str]:
-    return [node for node in await asyncio.gather(*cuts) if node is not None]
 
 
 async def _either(event: asyncio.Event, seconds: float) -> None:

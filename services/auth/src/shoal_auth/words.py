@@ -37,7 +37,8 @@ def stolen(node: str, bound: Party, address: str) -> str:
     """A bound key is used elsewhere."""
     return (
         f"the key that speaks for {node} from {bound.address} was used from {address}: it was stolen, or {node} "
-        f"changed its address. `shoal boot arm {node}` and boot {node} again: it gets a new key"
+        f"changed its address. `shoal node revoke {node}`, `shoal boot arm {node}` and boot {node} again: it gets "
+        f"a new key"
     )
 
 
