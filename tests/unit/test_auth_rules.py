@@ -1,0 +1,285 @@
+"""The decision, and what is stored of it: tables, and a machine that tries everything in any order."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from shoal_auth import identity as identities
+from shoal_auth.choice import chosen
+from shoal_auth.identity import HELD, Identity
+from shoal_auth.proofs import BootTokens, BoundKey, FormerKey, Known
+from shoal_auth.question import Attempt
+from shoal_auth.rules import Bind, LetIn, Verdict, decide
+from shoal_auth.verdict import Outcome, Refusal
+from shoal_bus.errors import Conflict, NotFound
+from shoal_identity import tokens
+from shoal_identity.keys import Key
+from shoal_identity.tokens import LIFETIME, BootToken
+from shoal_model.messages import Party, QuarantineState
+from shoal_model.records import Admission, Cluster
+
+AT = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
+BOOT_KEY = Key.new()
+A, B, C, D, E = (Key.new().public for _ in range(5))
+ADDRESS, MAC = "10.77.0.11", "52:54:00:77:00:11"
+BOOTS = ["0" * 16, "1" * 16, "2" * 16]
+PROOFS = (BoundKey(), BootTokens([BOOT_KEY.public]), FormerKey())
+
+
+def cluster(admission: Admission | None = None, **node: object) -> Cluster:
+    record = {"mac": MAC, "address": ADDRESS, "admission": admission, **node}
+    networks = {"boot": {"cidr": "10.77.0.0/24", "head": "10.77.0.1", "boot": True}}
+    return Cluster.model_validate({"networks": networks, "nodes": {"n001": record}})
+
+
+@dataclass
+class Book:
+    """The identities of a test."""
+
+    one: Identity = field(default_factory=lambda: Identity("n001"))
+
+    def of(self, node: str) -> Identity:
+        return self.one if node == "n001" else Identity(node)
+
+    def with_key(self, key: str) -> Identity | None:
+        bound = self.one.binding
+        parties = [] if bound is None else [bound.party, bound.former]
+        return self.one if key in [party.key for party in parties if party is not None] else None
+
+
+def party(key: str = A, boot: str = BOOTS[0], at: datetime = AT) -> Party:
+    return Party(key=key, address=ADDRESS, boot=boot, mac=MAC, at=at)
+
+
+def token(boot: str = BOOTS[0], *, end: datetime = AT + timedelta(seconds=LIFETIME), signer: Key = BOOT_KEY) -> str:
+    return tokens.mint(BootToken("n001", MAC, ADDRESS, boot, int(end.timestamp())), signer)
+
+
+def attempt(key: str = A, shown: str = "", *, address: str = ADDRESS, at: datetime = AT) -> Attempt:
+    return Attempt(key, address, at, shown)
+
+
+def decided(one: Attempt, book: Book, records: Cluster | None = None) -> Verdict:
+    return decide(one, Known(records or cluster(), book), PROOFS)
+
+
+def outcome(verdict: Verdict) -> str:
+    return verdict.outcome if isinstance(verdict, Refusal) else type(verdict).__name__
+
+
+ARMED = identities.expect(Identity("n001"), AT + timedelta(minutes=1), "ada")
+STALE = identities.expect(Identity("n001"), AT, "ada")
+BOUND = identities.bind(Identity("n001"), party(), AT + timedelta(seconds=LIFETIME))
+BOUND_ARMED = identities.expect(BOUND, AT + timedelta(minutes=1), "ada")
+REPLACED = identities.bind(BOUND, party(B, BOOTS[1]), AT + timedelta(seconds=LIFETIME))
+REVOKED = identities.revoke(BOUND)
+REJECTED = identities.reject(identities.hold(ARMED, party(), "because", 1, AT), A, AT)
+
+
+@pytest.mark.parametrize(
+    ("stored", "tried", "expected"),
+    [
+        (Identity("n001"), attempt(), Outcome.UNKNOWN),
+        (Identity("n001"), attempt(A, token()), Outcome.NOT_ARMED),
+        (STALE, attempt(A, token()), Outcome.NOT_ARMED),
+        (ARMED, attempt(A, token()), "Bind"),
+        (ARMED, attempt(A, "rubbish"), Outcome.FORGED),
+        (ARMED, attempt(A, token(signer=Key.new())), Outcome.FORGED),
+        (ARMED, attempt(A, token(), address="10.77.0.12"), Outcome.WRONG_ADDRESS),
+        (ARMED, attempt(A, token(end=AT - timedelta(seconds=1))), Outcome.EXPIRED),
+        (REJECTED, attempt(A, token()), Outcome.REJECTED),
+        (REJECTED, attempt(B, token()), "Bind"),
+        (BOUND, attempt(), "LetIn"),
+        (BOUND, attempt(A, token()), "LetIn"),
+        (BOUND, attempt(A, "rubbish"), "LetIn"),
+        (BOUND, attempt(address="10.77.0.12"), Outcome.WRONG_ADDRESS),
+        (BOUND, attempt(B, token()), Outcome.REPLAYED),
+        (BOUND, attempt(B, token(BOOTS[1])), Outcome.NOT_ARMED),
+        (BOUND_ARMED, attempt(B, token()), Outcome.REPLAYED),
+        (BOUND_ARMED, attempt(B, token(BOOTS[1])), "Bind"),
+        (REPLACED, attempt(B), "LetIn"),
+        (REPLACED, attempt(), Outcome.NOT_ARMED),
+        (REPLACED, attempt(address="10.77.0.12"), Outcome.WRONG_ADDRESS),
+        (REPLACED, attempt(A, token()), Outcome.NOT_ARMED),
+        (REPLACED, attempt(C, token()), Outcome.REPLAYED),
+        (REPLACED, attempt(C, token(), at=AT + timedelta(seconds=LIFETIME + 1)), Outcome.EXPIRED),
+        (REVOKED, attempt(), Outcome.REVOKED),
+        (REVOKED, attempt(A, token(BOOTS[1])), Outcome.REVOKED),
+        (REVOKED, attempt(B, token()), Outcome.REPLAYED),
+    ],
+)
+def test_who_is_let_in(stored: Identity, tried: Attempt, expected: str) -> None:
+    assert outcome(decided(tried, Book(stored))) == expected
+
+
+@pytest.mark.parametrize(
+    ("records", "tried", "expected"),
+    [
+        (cluster(Admission.ALWAYS), attempt(A, token()), "Bind"),
+        (cluster(mac="52:54:00:77:00:99"), attempt(A, token()), Outcome.UNRECORDED),
+        (cluster(address="10.77.0.99"), attempt(A, token()), Outcome.UNRECORDED),
+        (cluster(template="gone"), attempt(A, token()), Outcome.UNRECORDED),
+        (Cluster(), attempt(A, token()), Outcome.UNRECORDED),
+        (Cluster(), attempt(B), Outcome.UNRECORDED),
+        (cluster(address="10.77.0.99"), attempt(B), "LetIn"),
+    ],
+)
+def test_what_the_records_say_of_it(records: Cluster, tried: Attempt, expected: str) -> None:
+    assert outcome(decided(tried, Book(identities.bind(Identity("n001"), party(B, BOOTS[2]))), records)) == expected
+
+
+def test_of_whom_we_have_no_node_nobody_is_told() -> None:
+    for verdict in (
+        decided(attempt(), Book()),
+        decided(attempt(A, "rubbish"), Book()),
+        decided(attempt(A, token()), Book(), Cluster()),
+        decided(attempt(A, token(signer=Key.new())), Book(), Cluster()),
+    ):
+        assert isinstance(verdict, Refusal)
+        assert verdict.node is None
+
+
+@pytest.mark.parametrize("verdict", [attempt(A, token()), attempt(B, token(BOOTS[1]))])
+def test_a_reason_says_what_to_type(verdict: Attempt) -> None:
+    for stored in (Identity("n001"), BOUND, REPLACED):
+        found = decided(verdict, Book(stored))
+        if isinstance(found, Refusal):
+            assert "`shoal quarantine admit n001`" in found.reason
+            assert len(found.reason) <= 1000
+
+
+def test_a_bound_boot_has_used_up_its_token_and_its_arm() -> None:
+    verdict = decided(attempt(A, token()), Book(ARMED))
+    assert isinstance(verdict, Bind)
+    assert verdict.after.arm is None
+    assert verdict.after.binding is not None
+    assert [(used.boot, used.key) for used in verdict.after.binding.used] == [(BOOTS[0], A)]
+
+
+def test_held_attempts_count_up_and_the_oldest_goes_that_nobody_refused() -> None:
+    one = Identity("n001")
+    for number, key in enumerate((A, B, C, D)):
+        one = identities.hold(one, party(key), "because", 2, AT + timedelta(seconds=number))
+    one = identities.hold(one, party(A), "again", 3, AT + timedelta(seconds=10))
+    found = one.attempt_of(A)
+    assert found is not None
+    assert (found.attempts, found.attempt.at, found.last, found.reason) == (5, AT, AT + timedelta(seconds=10), "again")
+    one = identities.reject(one, B, AT)
+    one = identities.hold(one, party(E), "because", 1, AT + timedelta(seconds=20))
+    assert [entry.attempt.key for entry in one.held] == [B, D, A, E]
+    assert len(one.held) == HELD
+
+
+def test_an_operator_means_the_attempt_that_waits_or_names_one() -> None:
+    with pytest.raises(NotFound, match="no attempt to be n001 waits"):
+        chosen(Identity("n001"), "")
+    one = identities.hold(Identity("n001"), party(A), "because", 1, AT)
+    assert chosen(one, "").attempt.key == A
+    two = identities.hold(one, party(B), "because", 1, AT)
+    with pytest.raises(Conflict, match=f"2 attempts.*{A[:12]}.*{B[:12]}"):
+        chosen(two, "")
+    assert chosen(two, B[:20]).attempt.key == B
+    assert chosen(identities.reject(two, A, AT), "").attempt.key == B
+    assert chosen(identities.reject(two, A, AT), A).attempt.key == A
+    with pytest.raises(NotFound, match="begins with"):
+        chosen(two, C)
+
+
+def test_an_admitted_attempt_is_bound_and_the_one_before_is_remembered() -> None:
+    one = identities.hold(BOUND, party(B), "because", 1, AT)
+    one = identities.admit(one, B, AT + timedelta(seconds=5))
+    assert one.speaker == party(B, at=AT + timedelta(seconds=5))
+    entry = one.attempt_of(B)
+    assert entry is not None
+    assert entry.state is QuarantineState.ADMITTED
+    assert outcome(decided(attempt(B), Book(one))) == "LetIn"
+    assert outcome(decided(attempt(B, token()), Book(one))) == "LetIn"
+    assert outcome(decided(attempt(A), Book(one))) == Outcome.NOT_ARMED
+    assert outcome(decided(attempt(A, token()), Book(one))) == Outcome.REPLAYED
+    assert outcome(decided(attempt(C, token()), Book(one))) == Outcome.REPLAYED
+    assert identities.hold(one, party(B), "late", 1, AT) == one, "it waits for nothing any more"
+
+
+def test_what_is_over_goes() -> None:
+    later = AT + timedelta(days=8)
+    one = identities.hold(BOUND_ARMED, party(B), "because", 1, AT)
+    assert identities.tidy(one, AT, recorded=True) == one
+    tidied = identities.tidy(one, later, recorded=True)
+    assert (tidied.arm, tidied.held, tidied.binding) == (None, (), BOUND.binding)
+    assert tidied.speaker == party()
+
+
+def test_of_a_removed_node_stays_what_tokens_were_used_until_they_are_too_old() -> None:
+    one = identities.hold(BOUND_ARMED, party(B), "because", 1, AT)
+    removed = identities.tidy(one, AT, recorded=False)
+    assert (removed.speaker, removed.arm, removed.held) == (None, None, ())
+    assert outcome(decided(attempt(B, token()), Book(removed))) == Outcome.REPLAYED
+    assert identities.tidy(removed, AT + timedelta(seconds=LIFETIME), recorded=False).binding is None
+
+
+@dataclass
+class Story:
+    """What was let in by itself: keys by boot, and how many boots were expected."""
+
+    keys: dict[str, set[str]] = field(default_factory=dict)
+    arms: int = 0
+    bound: int = 0
+
+
+class Attempts(RuleBasedStateMachine):
+    """Anybody with any key and any token, at any time, while operators do what they like but admit nobody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.book, self.at, self.story = Book(), AT, Story()
+        self.revoked: set[str] = set()
+
+    @rule(seconds=st.sampled_from([1, 60, 900, 2000]))
+    def wait(self, seconds: int) -> None:
+        self.at += timedelta(seconds=seconds)
+        self.book.one = identities.tidy(self.book.one, self.at, recorded=True)
+
+    @rule(seconds=st.sampled_from([30, 1000]))
+    def arm(self, seconds: int) -> None:
+        self.book.one = identities.expect(self.book.one, self.at + timedelta(seconds=seconds), "ada")
+        self.story.arms += 1
+
+    @rule()
+    def revoke(self) -> None:
+        if self.book.one.speaker is not None:
+            self.revoked.add(self.book.one.speaker.key)
+        self.book.one = identities.revoke(self.book.one)
+
+    @rule(key=st.sampled_from([A, B, C]), boot=st.sampled_from([*BOOTS, ""]))
+    def attempt(self, key: str, boot: str) -> None:
+        shown = token(boot, end=AT + timedelta(seconds=LIFETIME)) if boot else ""
+        verdict = decided(attempt(key, shown, at=self.at), self.book)
+        if isinstance(verdict, Bind):
+            assert self.book.one.armed(self.at)
+            assert boot not in self.story.keys, "the token of a boot counts once"
+            self.story.keys.setdefault(boot, set()).add(key)
+            self.story.bound += 1
+            self.revoked.discard(key)
+            self.book.one = verdict.after
+        elif isinstance(verdict, LetIn):
+            assert self.book.one.speaker is not None
+            assert self.book.one.speaker.key == key
+            assert key not in self.revoked
+        elif verdict.hold and verdict.party is not None:
+            self.book.one = identities.hold(self.book.one, verdict.party, verdict.reason, 1, self.at)
+
+    @invariant()
+    def one_arm_lets_in_one_boot(self) -> None:
+        assert self.story.bound <= self.story.arms
+
+    @invariant()
+    def what_is_kept_is_bounded(self) -> None:
+        assert len(self.book.one.held) <= HELD
+
+
+TestAttempts = Attempts.TestCase
+TestAttempts.settings = hypothesis_settings(max_examples=60, stateful_step_count=30, deadline=None)
