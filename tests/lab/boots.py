@@ -61,7 +61,7 @@ class BootLab:
             }
             self.head = Head(self.space, "br0", self.folder / "state", settings)
             stack.enter_context(self.head.start())
-            self.witness = stack.enter_context(Witness(self.space, self.head.nats))
+            self.witness = stack.enter_context(Witness(self.space, self.head.access))
             with self._telling({}):
                 self.apply(_BASE)
                 self.image = self.build(IMAGE)
@@ -130,18 +130,29 @@ class BootLab:
     # --- machines ---------------------------------------------------------------------------------------------
 
     @contextmanager
-    def on(self, *machines: Machine) -> Iterator["Running"]:
-        """These machines, switched on at once. What goes wrong meanwhile is raised after the lab told all it knows."""
+    def on(self, *machines: Machine, armed: bool = True) -> Iterator["Running"]:
+        """These machines, switched on at once, their boots expected unless `armed` is False. What goes wrong meanwhile
+        is raised after the lab told all it knows.
+        """
         nodes = {machine.name: VirtualNode(self.space, machine, self.folder) for machine in machines}
         try:
             with self._telling(nodes):
                 running = Running(self, nodes, self.witness.count)
+                if armed:
+                    self.arm(*nodes)
                 for node in nodes.values():
                     node.start()
                 yield running
         finally:
             for node in nodes.values():
                 node.stop()
+
+    def arm(self, *names: str) -> None:
+        """Expect a boot of each of these that is a node: strangers are switched on, too."""
+        known = self.json("node", "list")
+        expected = [name for name in names if name in known]
+        if expected:
+            self.head.shoal("boot", "arm", ",".join(expected))
 
     @contextmanager
     def _telling(self, nodes: dict[str, VirtualNode]) -> Iterator[None]:

@@ -17,7 +17,7 @@ from lab.net import Lan
 from lab.node import Machine, Nic, VirtualNode
 from lab.space import Here, LabError, run
 from shoal_cli.commands.boot import follow
-from shoal_cli.session import over_nats
+from shoal_cli.session import Access, over_nats
 from shoal_model.subjects import Stage
 
 _BOOT_SECONDS = 600.0
@@ -93,6 +93,8 @@ def _configure(head: Head, folder: Path) -> None:
     heading("what the nodes will get, before they boot")
     for name in NODES:
         operator.types("preview", name)
+    heading("the boots that are expected: nobody else is let in")
+    operator.types("boot", "arm", _EVERYBODY)
 
 
 class _machines:  # noqa: N801 - a context manager, used like a function
@@ -123,7 +125,7 @@ def _boot(head: Head, nodes: dict[str, VirtualNode]) -> list[str]:
         for node in nodes.values():
             node.start()
 
-    missing = asyncio.run(_watched(head.nats, list(nodes), on, lambda: all(n.running for n in nodes.values())))
+    missing = asyncio.run(_watched(head.access, list(nodes), on, lambda: all(n.running for n in nodes.values())))
     for name in missing:
         heading(f"{name} is not up")
         click.echo(head.try_shoal("boot", "why", name, "--lines", "40").stdout)
@@ -131,9 +133,9 @@ def _boot(head: Head, nodes: dict[str, VirtualNode]) -> list[str]:
     return [f"{name} did not reach {Stage.SYSTEMD_RUNNING}" for name in missing]
 
 
-async def _watched(nats: str, names: list[str], on: Callable[[], None], alive: Callable[[], bool]) -> list[str]:
+async def _watched(access: Access, names: list[str], on: Callable[[], None], alive: Callable[[], bool]) -> list[str]:
     async def watch() -> list[str]:
-        async with over_nats([nats])() as bus:
+        async with over_nats(access)() as bus:
             return await follow(bus, names, until=Stage.SYSTEMD_RUNNING, timeout=_BOOT_SECONDS, began=on)
 
     watching = asyncio.create_task(watch())

@@ -34,7 +34,7 @@ def test_what_is_added_is_there(store: BlobStore, source: Path) -> None:
     assert store.add(source) == (DIGEST, len(CONTENT))
     assert store.has(DIGEST)
     assert store.path(DIGEST).read_bytes() == CONTENT
-    assert store.path(DIGEST).stat().st_mode & 0o777 == 0o644
+    assert store.path(DIGEST).stat().st_mode & 0o777 == 0o640
 
 
 def test_adding_twice_changes_nothing(store: BlobStore, source: Path) -> None:

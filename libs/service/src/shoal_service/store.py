@@ -49,7 +49,7 @@ class BlobStore:
                         target.write(chunk)
                         size += len(chunk)
                 target.flush()
-                os.fchmod(target.fileno(), 0o644)
+                os.fchmod(target.fileno(), 0o640)  # customizations may hold secrets
                 os.fsync(target.fileno())
                 os.replace(target.name, folder / hasher.hexdigest())
             except BaseException:
