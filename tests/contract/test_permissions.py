@@ -1,23 +1,18 @@
-"""What a real nats-server lets each connection publish and subscribe to. Who may what is written down here by hand, or
-is said by the contract's `sender` and `receiver`; nothing comes from `permissions`.
-"""
+"""What a real nats-server lets each connection publish and subscribe to, and what it refuses."""
 
 import asyncio
 import itertools
-import re
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
-import shoal_fleet.service
-import shoal_registry.service
 from lab.nats_peer import NatsPeer, Refused
 from lab.nats_server import NatsServer
+from lab.rights import publishing, subscribing
 from lab.secure import SecureServer
 from shoal_bus import server_config
 from shoal_bus.connection import Credentials
@@ -25,173 +20,9 @@ from shoal_bus.errors import Unavailable
 from shoal_bus.nats import NatsBus
 from shoal_bus.reader import last_sequence
 from shoal_identity.keys import Key
-from shoal_model import contract, permissions
-from shoal_model import messages as m
+from shoal_model import permissions
 from shoal_model.permissions import PRINCIPALS
-from shoal_model.subjects import BOOT_EVENTS, Service, Stage, boot_event, rpc
-from shoal_service.records import RecordsView
-
-SERVICES = frozenset(map(str, Service))
-EVERYBODY = SERVICES | {"operator"}
-READERS = SERVICES - {"image-builder"}
-NOBODY: frozenset[str] = frozenset()
-STREAMS = ("EVENTS", "TOLD", "JOBS", "KV_records", "KV_state", "KV_identity", "KV_secrets")
-
-Who = frozenset[str] | set[str]
-
-BUCKETS: Mapping[str, Who] = {
-    "$KV.records.head": {"registry"},
-    "$KV.records.node.n001": {"registry"},
-    "$KV.records.claim.mac.525400770011": {"registry"},
-    "$KV.secrets.ssh.host": {"registry"},
-    "$KV.identity.node.n001": {"auth"},
-    "$KV.state.registry.effects": {"registry"},
-    "$KV.state.machine.525400770011": {"registry"},
-    "$KV.state.fleet.n001": {"fleet"},
-    "$KV.state.exec.0011": {"fleet"},
-    "$KV.state.other": NOBODY,
-    "$KV.other.key": NOBODY,
-}
-"""Who may write a key."""
-
-READING: Mapping[str, Mapping[str, Who]] = {
-    "EVENTS": {
-        "evt.boot.>": {"fleet", "operator"},
-        "evt.boot.n001.>": {"fleet", "operator"},
-        "evt.node.*.log": {"fleet", "operator"},
-        "evt.node.*.changed": {"operator"},
-        "evt.identity.>": {"operator"},
-        "evt.job.>": {"operator"},
-        "evt.>": {"operator"},
-        ">": NOBODY,
-    },
-    "TOLD": {"told.>": NOBODY, ">": NOBODY},
-    "JOBS": {"job.image.build.*": NOBODY, "job.>": NOBODY, ">": NOBODY},
-    "KV_records": {"$KV.records.>": READERS, ">": NOBODY},
-    "KV_state": {"$KV.state.>": {"registry", "fleet"}, ">": NOBODY},
-    "KV_identity": {"$KV.identity.>": {"auth"}, ">": NOBODY},
-    "KV_secrets": {"$KV.secrets.>": {"registry"}, ">": NOBODY},
-}
-"""Who may read which part of a stream."""
-
-LOOKING: Mapping[str, Who] = {
-    "EVENTS": EVERYBODY,
-    "TOLD": {"registry"},
-    "JOBS": SERVICES,
-    "KV_records": SERVICES,
-    "KV_state": SERVICES,
-    "KV_identity": {"registry", "auth"},
-    "KV_secrets": {"registry"},
-}
-"""Who may learn how a stream is."""
-
-GETTING: Mapping[str, Who] = {
-    "EVENTS": NOBODY,
-    "TOLD": NOBODY,
-    "JOBS": NOBODY,
-    "KV_records": {"registry"},
-    "KV_state": {"registry", "fleet"},
-    "KV_identity": {"auth"},
-    "KV_secrets": {"registry"},
-}
-"""Who may get any single message of a stream."""
-
-FORBIDDEN = (
-    *(f"$JS.API.STREAM.{verb}.{stream}" for verb in ("DELETE", "PURGE", "MSG.DELETE") for stream in STREAMS),
-    *(f"$JS.API.{verb}.{stream}" for verb in ("DIRECT.GET", "STREAM.SNAPSHOT", "STREAM.RESTORE") for stream in STREAMS),
-    *(f"$JS.API.CONSUMER.{verb}.{stream}" for verb in ("CREATE", "LIST", "NAMES") for stream in STREAMS),
-    *(f"$JS.API.CONSUMER.{verb}.{stream}.c" for verb in ("CREATE", "DURABLE.CREATE", "INFO") for stream in STREAMS),
-    "$JS.API.INFO",
-    "$JS.API.STREAM.LIST",
-    "$JS.API.STREAM.NAMES",
-    "$JS.API.STREAM.CREATE.OTHER",
-    "$JS.API.CONSUMER.CREATE.JOBS.other.job.image.build.*",
-    "$JS.API.CONSUMER.CREATE.JOBS.job_image_build.job.>",
-    "$JS.API.CONSUMER.MSG.NEXT.JOBS.other",
-    "$JS.API.CONSUMER.DELETE.JOBS.job_image_build",
-    "$SYS.REQ.SERVER.PING.CONNZ",
-    "$SYS.REQ.ACCOUNT.CLUSTER.CONNZ",
-    "$SYS.REQ.USER.AUTH",
-    *(f"_INBOX.{who}.1.2" for who in sorted(EVERYBODY)),
-    "_INBOX.node.n001.1.2",
-    "rpc.registry.v1.other",
-    "rpc.registry.v1.apply.n001",
-    "rpc.other.v1.list",
-    "node.n001.other",
-    "evt.other.n001.happened",
-    "told.other.n001.happened",
-    "evt.other.n001.changed",
-    "job.image.build",
-    "job.other.build.1",
-    "anything",
-)
-"""What nobody may publish."""
-
-
-def publishing() -> dict[str, Who]:
-    """Subjects, and who may publish to them."""
-    table: dict[str, Who] = dict.fromkeys(FORBIDDEN, NOBODY)
-    for one in (*contract.REQUESTS, *contract.EVENTS, *contract.NODE_TOPICS):
-        table[concrete(one.subject)] = ends(one.sender)
-    table["job.image.build.0011"] = {"registry", "image-builder"}
-    table.update(BUCKETS)
-    for stream in STREAMS:
-        table[f"$JS.API.STREAM.CREATE.{stream}"] = table[f"$JS.API.STREAM.UPDATE.{stream}"] = {"registry"}
-        table[f"$JS.API.STREAM.INFO.{stream}"] = LOOKING[stream]
-        table[f"$JS.API.STREAM.MSG.GET.{stream}"] = GETTING[stream]
-        for pattern, who in READING[stream].items():
-            table[f"$JS.API.CONSUMER.CREATE.{stream}.mine.{pattern}"] = who
-        readers = {reader for who in READING[stream].values() for reader in who}
-        for subject in ("$JS.API.CONSUMER.MSG.NEXT.{}.mine", "$JS.API.CONSUMER.DELETE.{}.mine", "$JS.ACK.{}.c.1.1.1"):
-            table[subject.format(stream)] = readers
-    for subject in ("CREATE.JOBS.job_image_build.job.image.build.*", "MSG.NEXT.JOBS.job_image_build"):
-        table[f"$JS.API.CONSUMER.{subject}"] = {"image-builder"}
-    table["$JS.ACK.JOBS.job_image_build.1.1.1.1.0"] = {"image-builder"}
-    table["$SRV.PING"] = table["$SRV.INFO.dhcp.0011"] = {"operator"}
-    return table
-
-
-def subscribing() -> dict[str, Who]:
-    """Subjects, and who may subscribe to them."""
-    table: dict[str, Who] = dict.fromkeys(
-        (">", "*", "*.>", "_INBOX.>", "_INBOX.*.>", "$JS.>", "$KV.>", "$SYS.>"), NOBODY
-    )
-    for pattern in ("rpc.>", "rpc.registry.>", "node.>", "node.*.>", "node.n001.>", "job.>", "$SRV.>", "$KV.secrets.>"):
-        table[pattern] = NOBODY
-    for one in contract.REQUESTS:
-        table[wild(one.subject)] = ends(one.receiver)
-    for one in contract.NODE_TOPICS:
-        table[wild(one.subject)] = ends(one.receiver)
-    for one in contract.EVENTS:
-        table[wild(one.subject)] = {"operator"}
-    table["evt.>"] = {"operator"}
-    table["evt.boot.>"] = table["evt.boot.*.*.*"] = {"operator", "mcastd"}
-    table["evt.machine.*.seen"] = {"operator", "registry"}
-    for who in EVERYBODY:
-        table[f"_INBOX.{who}.>"] = table[f"_INBOX.{who}.0011.*"] = {who}
-    for verb in ("PING", "INFO", "STATS"):
-        table[f"$SRV.{verb}"] = SERVICES
-        for service in SERVICES:
-            table[f"$SRV.{verb}.{service}"] = table[f"$SRV.{verb}.{service}.0011"] = {service}
-    return table
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
-
-
-def concrete(subject: str) -> str:
-    """One that a row of the contract stands for."""
-    named = {"<node>": "n001", "<stage>": "stage1.start", "<kind>": "template", "<mac>": "525400770011"}
-    return re.sub("<[a-z]+>", lambda found: named.get(found[0], "one"), subject)
-
-
-def wild(subject: str) -> str:
-    return re.sub("<[a-z]+>", "*", subject.replace("<stage>", "*.*"))
-
-
-def ends(told: str) -> Who:
-    return set(told.split(", ")) - {"node"}
+from shoal_model.subjects import Stage, boot_event
 
 
 @pytest.fixture(scope="module")
@@ -405,82 +236,3 @@ async def test_over_tls(tmp_path: Path) -> None:
             await NatsBus.connect([server.url], name="bare", credentials=bare, timeout=2)
     finally:
         server.kill()
-
-
-# --- the services themselves ---------------------------------------------------------------------------------------
-
-DOCUMENT = {
-    "networks": {"boot": {"cidr": "127.0.0.0/8", "head": "127.0.0.2", "boot": True}},
-    "images": {"compute": {"flavor": "bookworm", "version": "1.0"}},
-    "templates": {"compute": {"image": "compute"}},
-    "nodes": {"n001": {"mac": "52:54:00:77:00:11", "address": "127.0.0.1", "template": "compute"}},
-}
-
-
-async def test_services_start_and_work_within_their_permissions(tmp_path: Path) -> None:
-    """Registry and fleet as they are, the others by what they ask of the bus: nothing is refused to anybody."""
-    server = SecureServer(tmp_path / "nats")
-    server.start()
-    buses: dict[str, NatsBus] = {}
-    try:
-        for principal in PRINCIPALS:
-            buses[principal] = await server.bus(principal)
-        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
-            await _work(buses, tasks, tmp_path)
-            raise _Done
-    except* _Done:
-        assert {who: bus.counts["denied"] for who, bus in buses.items() if bus.counts["denied"]} == {}
-    finally:
-        for bus in buses.values():
-            await bus.close()
-        server.kill()
-
-
-class _Done(Exception):
-    pass
-
-
-async def _work(buses: Mapping[str, NatsBus], tasks: asyncio.TaskGroup, folder: Path) -> None:
-    operator = buses["operator"]
-    await buses["registry"].prepare()
-    await shoal_registry.service.start(buses["registry"], tasks, now, "0")
-    for service in Service:
-        await buses[service].prepare()
-    request = m.ApplyRequest(document=DOCUMENT, author="ada")
-    applied = await operator.call(rpc(Service.REGISTRY, "apply"), request, m.ChangeReply)
-    async with AsyncExitStack() as stack:
-        for reader in READERS - {"registry"}:
-            view = await stack.enter_async_context(RecordsView.open(buses[reader]))
-            await view.wait_for(applied.revision)
-            if reader == "fleet":
-                options = shoal_fleet.service.Options(folder, ("127.0.0.1", 0), timedelta(seconds=20))
-                stack.callback((await shoal_fleet.service.start(buses["fleet"], view, tasks, options, now, "0")).close)
-        await _a_boot(buses)
-
-
-async def _a_boot(buses: Mapping[str, NatsBus]) -> None:
-    operator, stage = buses["operator"], Stage.DHCP_OFFER
-    event = m.BootEvent(node="n001", stage=stage, at=now(), boot=None, status=m.Status.OK)
-    heard: asyncio.Queue[str] = asyncio.Queue()
-
-    async def hear(_: str, event: m.BootEvent) -> None:
-        heard.put_nowait(event.node)
-
-    await buses["mcastd"].subscribe("evt.boot.>", m.BootEvent, hear)
-    async with operator.events(BOOT_EVENTS, m.BootEvent, since=0) as events:
-        for service in ("dhcp", "tftp", "auth"):
-            await buses[service].emit(boot_event("n001", stage), event)
-            await anext(events)
-            assert await heard.get() == "n001"
-    await buses["dhcp"].publish("evt.machine.525400770096.seen", m.MachineSeen(mac="52:54:00:77:00:96", at=now()))
-    seen = m.MachinesReply(machines=[])
-    while not seen.machines:
-        seen = await operator.call(rpc(Service.REGISTRY, "discovered"), m.Empty(), m.MachinesReply)
-    command = m.ExecRequest(nodes=["n001"], command=["true"], author="ada")
-    ran = await operator.call(rpc(Service.FLEET, "exec"), command, m.ExecReply)
-    assert ran.results[0].state is m.ExecState.UNREACHABLE
-    async with buses["image-builder"].work("job.image.build", m.BuildImageJob) as jobs:
-        job = await anext(jobs)
-        await job.still_working()
-        await job.done()
-    await operator.latest("evt.job.>", m.JobDone)

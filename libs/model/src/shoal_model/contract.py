@@ -70,7 +70,7 @@ EVENTS: tuple[Subject, ...] = (
     Subject("evt.session.<id>.started", m.SessionInfo, "mcastd", OPERATOR),
     Subject("evt.session.<id>.ended", m.SessionInfo, "mcastd", OPERATOR),
 )
-"""Kept in stream EVENTS."""
+"""Kept in stream EVENTS. Nodes say theirs where `subjects.told` puts them."""
 
 NODE_TOPICS: tuple[Subject, ...] = (
     Subject("node.<node>.options", m.NodeOptions, "execd-config", NODE),
