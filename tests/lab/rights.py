@@ -1,4 +1,4 @@
-"""Who may publish and subscribe to what: written down by hand, or as the contract's `sender` and `receiver` say. Nothing
+"""Who may publish and subscribe to what: by hand, or as the contract's `sender` and `receiver` say. Nothing
 comes from `permissions`.
 """
 
