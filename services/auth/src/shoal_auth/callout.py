@@ -103,17 +103,17 @@ class Callout:
         if not isinstance(verdict, Bind):
             await self._end(asked, verdict)
         elif len(self._waiting) < _WAITING:
-            task = asyncio.create_task(self._store(asked, attempt))
+            task = asyncio.create_task(self._store(asked, attempt, verdict))
             self._waiting.add(task)
             task.add_done_callback(self._waiting.discard)
         else:
             await self._end(asked, Refusal(Outcome.UNAVAILABLE, _NOT_STORED))
 
-    async def _store(self, asked: _Asked, attempt: Attempt) -> None:
+    async def _store(self, asked: _Asked, attempt: Attempt, bind: Bind) -> None:
         verdict: LetIn | Refusal = Refusal(Outcome.UNAVAILABLE, _NOT_STORED)
         try:
             async with asyncio.timeout(asked.message.arrived + _ANSWER_WITHIN - self._parts.clock()):
-                verdict = await self._stored(attempt)
+                verdict = await self._stored(attempt, bind)
         except (TimeoutError, BusError) as error:
             self._log("auth.unstored", reason=str(error) or "no answer in time")
         except Exception:
@@ -121,18 +121,18 @@ class Callout:
             verdict = Refusal(Outcome.UNAVAILABLE, _FAILED)
         await self._end(asked, verdict)
 
-    async def _stored(self, attempt: Attempt) -> LetIn | Refusal:
-        """Decide and store; where another replica was faster, decide again."""
-        while True:
-            verdict = self._decide(attempt)
-            if not isinstance(verdict, Bind):
-                return verdict
+    async def _stored(self, attempt: Attempt, verdict: Verdict) -> LetIn | Refusal:
+        """Store what was decided; where another replica was faster, decide again."""
+        while isinstance(verdict, Bind):
+            node, party = verdict.after.node, verdict.party
             try:
                 await self._parts.ledger.commit(verdict.before, verdict.after)
             except Conflict:
-                continue
-            self._bound(verdict.after.node, verdict.party, attempt.at)
-            return LetIn(verdict.after.node, verdict.party)
+                verdict = self._decide(attempt)
+            else:
+                self._bound(node, party, attempt.at)
+                return LetIn(node, party)
+        return verdict
 
     def _decide(self, attempt: Attempt) -> Verdict:
         parts = self._parts
