@@ -1,10 +1,11 @@
-"""The settings of the seven services side by side: one name is one thing in all of them."""
+"""The settings of the services side by side: one name is one thing in all of them."""
 
 from types import NoneType
 from typing import get_args
 
 import pytest
 
+import shoal_auth.settings
 import shoal_dhcp.settings
 import shoal_execd_config.settings
 import shoal_fleet.settings
@@ -18,6 +19,7 @@ from shoal_service.settings import ListeningSettings, ServiceSettings, parse
 
 EVERY: dict[Service, type[ServiceSettings]] = {
     Service.REGISTRY: shoal_registry.settings.RegistrySettings,
+    Service.AUTH: shoal_auth.settings.AuthSettings,
     Service.FLEET: shoal_fleet.settings.FleetSettings,
     Service.DHCP: shoal_dhcp.settings.Settings,
     Service.TFTP: shoal_tftp.settings.TftpSettings,

@@ -44,7 +44,7 @@ def _key(settings: AuthSettings, name: str, kind: str) -> Key:
 
 
 def _boot_keys(settings: AuthSettings) -> list[str]:
-    for key in settings.boot_keys:
+    for number, key in enumerate(settings.boot_keys, 1):
         if not is_public(key) or not key.startswith("U"):
-            raise Fatal(f"SHOAL_BOOT_KEYS: {key[:80]!r} is no public key (`U…`)")
+            raise Fatal(f"SHOAL_BOOT_KEYS: number {number} is no public key (`U…`)")  # it may be a seed: not shown
     return settings.boot_keys
