@@ -356,6 +356,38 @@ async def test_nobody_is_made_to_publish_where_the_asker_may_not(
     assert heard == ["_INBOX.mine.1", "_INBOX.mine.1"]
 
 
+@pytest.mark.parametrize("ack", ["none", "explicit"])
+async def test_what_a_stream_delivers_is_no_request(bus: NatsBus, caplog: pytest.LogCaptureFixture, ack: str) -> None:
+    """Whoever may make consumers could have the server say, in its own name, what was stored once."""
+    handled: list[str] = []
+
+    async def handle(subject: str, text: Text) -> Text:
+        handled.append(text.text)
+        return text
+
+    async def hear(subject: str, text: Text) -> None:
+        handled.append(text.text)
+
+    await bus.serve("test", "1", [Endpoint("rpc.test.v1.echo", Text, handle)])
+    await bus.subscribe("node.n1.options", Text, hear)
+    await bus.emit("evt.test.a.happened", Text(text="stored"))
+    link = await bus.connection.link()
+    refused = 0
+    for subject, group in (("rpc.test.v1.echo", "test"), ("node.n1.options", "")):
+        consumer = {"name": f"push-{group}", "filter_subject": "evt.test.>", "ack_policy": ack}
+        pushing = {**consumer, "deliver_subject": subject, "deliver_group": group}
+        await jetstream.make_consumer(bus.connection, "EVENTS", pushing)
+        refused += 1
+        await until(lambda: bus.counts.get("stored_refused", 0) == refused)  # noqa: B023
+        await jetstream.make_consumer(bus.connection, "EVENTS", {**consumer, "name": f"pull-{group}"})
+        await link.publish(f"$JS.API.CONSUMER.MSG.NEXT.EVENTS.pull-{group}", b"", reply=subject)
+        refused += 1
+        await until(lambda: bus.counts.get("stored_refused", 0) == refused)  # noqa: B023
+    assert (await bus.call("rpc.test.v1.echo", Text(text="asked"), Text)).text == "asked"
+    assert handled == ["asked"]
+    assert "bus.stored_refused subject=rpc.test.v1.echo stored='evt.test.a.happened' reply='$JS.ACK.EV" in caplog.text
+
+
 async def test_a_bus_that_is_dialling_closes(
     nats_server: NatsServer, bus: NatsBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,9 @@ class NatsProxy:
     def __init__(self, server_port: int) -> None:
         self.to_client: Callable[[bytes], bytes] = _as_it_is
         """Rewrites what the server says; gives b"" for what is to be lost."""
+        self.lifetime: float | None = None
+        """Seconds after which a connection is told that it has expired, and cut: what a server does."""
+        self.expired = 0
         self.connections = 0
         self._server_port = server_port
         self._writers: set[asyncio.StreamWriter] = set()
@@ -61,6 +64,8 @@ class NatsProxy:
             writer.transport.abort()
             self._writers.discard(writer)
             return
+        if self.lifetime is not None:
+            asyncio.get_running_loop().call_later(self.lifetime, self._expire, writer)
         up = asyncio.create_task(self._carry(reader, server_writer, _as_it_is))
         down = asyncio.create_task(self._carry(server_reader, writer, lambda data: self.to_client(data)))
         await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
@@ -71,6 +76,12 @@ class NatsProxy:
         for end in (writer, server_writer):
             end.close()
             await asyncio.gather(end.wait_closed(), return_exceptions=True)
+
+    def _expire(self, writer: asyncio.StreamWriter) -> None:
+        if writer in self._writers:
+            self.expired += 1
+            writer.write(b"-ERR 'User Authentication Expired'\r\n")
+            writer.close()
 
     @staticmethod
     async def _carry(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import ParseResult
 
 import nats.errors
 from nats.aio.client import DEFAULT_BUFFER_SIZE
@@ -47,15 +48,29 @@ def _cancellations_felt() -> Iterator[None]:
 
 
 class _Transport(TcpTransport):
-    """Lines are read while connecting alone: a server that takes its time to let us in sends a PING meanwhile, and
-    nats-py would take that for its answer.
-    """
+    """The wire: a socket, and TLS over it."""
 
     @property
     def encrypted(self) -> bool:
         return self._io_writer is not None and self._io_writer.get_extra_info("ssl_object") is not None
 
+    async def connect_tls(
+        self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int
+    ) -> None:
+        plain = self._io_writer
+        try:
+            await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
+        except BaseException:
+            self._io_reader = self._io_writer = None  # TLS has its protocol, and nobody tells it of the end
+            if plain is not None:
+                plain.transport.abort()
+            raise
+        if self._io_writer is not None:  # or asyncio complains when the server hangs up
+            self._io_writer.transport.get_protocol()._over_ssl = True  # type: ignore[attr-defined]
+
     async def readline(self) -> bytes:
+        # Lines are read while connecting alone. A server that takes its time to let us in sends a PING meanwhile, and
+        # nats-py would take that for its answer.
         while (line := await super().readline()) == b"PING\r\n":  # type: ignore[no-untyped-call]
             self.write(b"PONG\r\n")  # type: ignore[no-untyped-call]
         if not line:

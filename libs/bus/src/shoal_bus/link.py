@@ -10,9 +10,9 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -166,6 +166,13 @@ class Link:
         except nats.errors.Error as error:
             log.debug("bus.unsubscribe subject=%s error=%s", subscription.subject, error)
 
+    async def leave(self, subscription: NatsSubscription) -> None:
+        """End a subscription after its last message: none that the server has sent already is lost. Raises Unavailable
+        if the link is.
+        """
+        with self.in_use():
+            await self._unless_lost(self.client.retire(subscription))
+
     async def request(self, subject: str, body: bytes, headers: dict[str, str] | None, timeout: float) -> Message:
         """One message out, the first answer in. Raises Unavailable or Denied; `TimeoutError` if none comes in time."""
         self._requests += 1
@@ -219,9 +226,9 @@ class Link:
         """Return when the server has all that was sent. Raises Unavailable."""
         try:
             async with asyncio.timeout(timeout):
-                await self.client.barrier()
-        except (nats.errors.Error, OSError, TimeoutError) as error:
-            raise Unavailable(f"the bus at {self.server} does not answer: {error}") from error
+                await self._unless_lost(self.client.barrier())
+        except TimeoutError:
+            raise Unavailable(f"the bus at {self.server} does not answer within {timeout:g} s") from None
 
     def retire(self) -> None:
         """Tell those who watch it that the link is to be left."""
@@ -241,6 +248,21 @@ class Link:
                 await self.client.close()
         except (nats.errors.Error, OSError, TimeoutError, AssertionError) as error:
             log.debug("bus.shut server=%s error=%s", self.server, error)
+
+    async def _unless_lost(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for what only the server's answer ends: nats-py would do so beyond the end of the connection."""
+        doing, lost = asyncio.create_task(work), asyncio.create_task(self._lost.wait())
+        try:
+            await asyncio.wait({doing, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                raise Unavailable("the connection to the bus is lost")
+            doing.result()
+        except (nats.errors.Error, OSError) as error:
+            raise Unavailable(f"the bus at {self.server} does not answer: {error}") from error
+        finally:
+            for task in (doing, lost):
+                task.cancel()
+            await asyncio.gather(doing, lost, return_exceptions=True)
 
     def _end(self) -> None:
         if self._lost.is_set():

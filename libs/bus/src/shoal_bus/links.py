@@ -152,6 +152,8 @@ class Links:
             else:
                 failures = 0
                 await self._due(link)
+                if link.alive:
+                    continue
             await asyncio.sleep(random.uniform(0, min(_FIRST_PAUSE * 2 ** min(failures, 10), _LONGEST_PAUSE)))
 
     def _next(self, failures: int) -> str:

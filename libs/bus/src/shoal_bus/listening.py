@@ -5,10 +5,10 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 
-import nats.errors
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from shoal_bus.client import Message, Receiver
+from shoal_bus.errors import Unavailable
 from shoal_bus.link import Link
 
 log = logging.getLogger("shoal.bus")
@@ -56,11 +56,14 @@ class Listening:
             await self.leave(link)
 
     async def leave(self, link: Link) -> None:
-        """Take what has come over this link, and no more. Raises nats.errors.Error, OSError if it is lost meanwhile."""
+        """Take what has come over this link, and no more."""
         async with self._leaving:
             subscription = self._subscriptions.pop(link, None)
             if subscription is not None and link.alive:
-                await link.client.retire(subscription)
+                try:
+                    await link.leave(subscription)
+                except Unavailable as error:
+                    log.info("bus.drain subject=%s error=%s", self.subject, error)
 
     async def stop(self) -> None:
         """Take no more messages, finish the handlers that run (8 s at most)."""
@@ -74,8 +77,6 @@ class Listening:
                     await self.leave(link)
                 while self._tasks:
                     await asyncio.wait(self._tasks)
-        except (nats.errors.Error, OSError) as error:
-            log.warning("bus.drain subject=%s error=%s", self.subject, error)
         except TimeoutError:
             log.warning("bus.drain subject=%s unfinished=%d", self.subject, len(self._tasks))
         for task in self._tasks:

@@ -100,7 +100,7 @@ class _Arrivals:
             news = await self._get()
             if isinstance(news, Retired) and not self._last and self._subscription is not None:
                 self._last = True
-                await self._link.client.retire(self._subscription)  # behind it comes what the server had sent already
+                await self._link.leave(self._subscription)  # behind it comes what the server had sent already
                 self._queue.put_nowait(news)
                 news = await self._get()
         if isinstance(news, BusError):
