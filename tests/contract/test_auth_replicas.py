@@ -11,7 +11,7 @@ from lab.auth_lab import AuthLab, Machine, auth_lab, until
 from lab.nats_proxy import NatsProxy
 from shoal_auth import connections
 from shoal_bus import server_config
-from shoal_bus.errors import Unavailable
+from shoal_bus.errors import BusError, Unavailable
 from shoal_bus.link import Link
 from shoal_model import messages as m
 
@@ -95,6 +95,29 @@ async def test_bindings_outlive_auth_and_the_server(lab: AuthLab) -> None:
         await lab.refused(another := Machine("n001"), lab.token(another))
 
 
+async def test_auth_outlives_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_config, "TIMEOUT", 4)
+    machine = Machine("n001")
+    async with auth_lab(tmp_path) as lab, lab.replica(), lab.replica():
+        await lab.arm("n001")
+        await lab.boot(machine)
+        lab.server.restart()
+        await until(lambda: tried(lab, machine, ""))
+        await until(lambda: _armed(lab, "n002"))
+        await lab.boot(Machine("n002"))
+        await lab.refused(another := Machine("n001"), lab.token(another))
+        reply = await lab.ask("revoke", m.RevokeRequest(nodes=["n001"], author="ada"), m.RevokeReply)
+        assert (reply.nodes, reply.connections) == (["n001"], 1)
+
+
+async def _armed(lab: AuthLab, node: str) -> bool:
+    try:
+        await lab.arm(node)
+    except BusError:
+        return False
+    return True
+
+
 async def test_without_its_store_it_lets_in_whom_it_knows_and_refuses_others_with_a_reason(lab: AuthLab) -> None:
     machine, other = Machine("n001"), Machine("n002")
     async with AsyncExitStack() as way:
@@ -118,7 +141,7 @@ async def _is(true: bool) -> bool:
 async def test_while_there_is_no_auth_services_and_operators_connect_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_config, "TIMEOUT", 1)
+    monkeypatch.setattr(server_config, "TIMEOUT", 4)
     async with auth_lab(tmp_path) as lab:
         machine = Machine("n001")
         async with lab.replica():

@@ -22,6 +22,8 @@ _PATIENCE = 0.5
 """Seconds for the replica that noted a change to be first: it counts what it cuts."""
 _PAUSE = 1.0
 _EVERY = 60.0
+_AGAIN = 5.0
+"""Seconds after which to look again, for whom a replica let in that had not heard of the change yet."""
 _AT_ONCE = 32
 
 
@@ -48,7 +50,8 @@ class Sweeper:
         self._wanted.set()
 
     async def run(self) -> None:
-        """Sweep at once, whenever there is a reason, and every minute, for ever."""
+        """Sweep at once, whenever there is a reason and once more then, and every minute, for ever."""
+        next_in = _AGAIN
         while True:
             try:
                 await self.sweep()
@@ -56,7 +59,7 @@ class Sweeper:
                 log.warning("auth.sweep.failed", reason=str(error))
                 self._wanted.set()
             await asyncio.sleep(_PAUSE)
-            await _either(self._wanted, _EVERY)
+            next_in = _AGAIN if await _within(next_in, self._wanted) else _EVERY
             await asyncio.sleep(_PATIENCE)
 
     def cuts(self, nodes: Iterable[str]) -> int:
@@ -94,9 +97,9 @@ def _speaks(peer: Peer, identity: Identity) -> bool:
     return identity.speaker is not None and (identity.speaker.boot or "") == peer.boot
 
 
-async def _either(event: asyncio.Event, seconds: float) -> None:
+async def _within(seconds: float, event: asyncio.Event) -> bool:
     try:
         async with asyncio.timeout(seconds):
-            await event.wait()
+            return await event.wait()
     except TimeoutError:
-        return
+        return False
