@@ -6,7 +6,7 @@ import resource
 from pydantic import Field
 
 from shoal_bus.api import Endpoint
-from shoal_model.messages import LogReply, LogRequest
+from shoal_model.messages import Empty, LogReply, LogRequest
 from shoal_model.subjects import Service
 from shoal_service.errors import Fatal
 from shoal_service.run import Context, run
@@ -16,7 +16,7 @@ from shoal_service.settings import ServiceSettings
 class Settings(ServiceSettings):
     """A service that does as it is told."""
 
-    behaviour: str = Field("good", description="good, return, crash, crash-later, fatal, stuck or crash-stuck")
+    behaviour: str = Field("good", description="good, return, crash, crash-later, fatal, stray, stuck or crash-stuck")
     names: list[str] = Field([], description="words that it logs")
 
 
@@ -33,11 +33,14 @@ async def body(context: Context[Settings]) -> None:
         raise ValueError("broken later")
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    context.log.info("small.files", all=soft == hard)
+    context.log.info("small.files", all=soft == hard, core=resource.getrlimit(resource.RLIMIT_CORE)[1])
+    context.log.info("small.trust", keys=None if context.trust is None else context.trust.image_keys)
     context.log.info("small.names", names=context.settings.names)
     await context.bus.serve(context.service, context.version, [Endpoint("rpc.fleet.v1.log", LogRequest, answer)])
     if behaviour == "crash":
         raise ValueError("broken at once")
+    if behaviour == "stray":
+        await context.bus.publish("rpc.registry.v1.export", Empty())
     if behaviour == "fatal":
         raise Fatal("no interface eth7: set SHOAL_INTERFACE")
     if behaviour in ("crash-later", "crash-stuck"):

@@ -159,6 +159,9 @@ class Bus(Protocol):
     async def prepare(self) -> None:
         """Create the streams and buckets of Shoal that are missing, or await those that all services may use."""
 
+    async def flush(self) -> None:
+        """Return when the bus has all that was published. Raises NotPermitted if it refused some of it, Unavailable."""
+
     async def drain(self) -> None:
         """Take no more requests and messages, and finish the handlers that run. Calls still work."""
 

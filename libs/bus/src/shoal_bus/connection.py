@@ -13,7 +13,7 @@ from typing import Any, Self
 from shoal_bus import codec, trace
 from shoal_bus.client import Message, Receiver
 from shoal_bus.credentials import Credentials
-from shoal_bus.errors import BY_CODE, BusError, Denied, Internal, Invalid, TooLarge, Unavailable
+from shoal_bus.errors import BY_CODE, BusError, Internal, Invalid, NotPermitted, TooLarge, Unavailable
 from shoal_bus.link import Link, NoResponders
 from shoal_bus.links import Links
 from shoal_bus.listening import Listening
@@ -73,7 +73,7 @@ class Connection:
         return content
 
     async def exchange(self, subject: str, body: bytes, headers: dict[str, str] | None, *, timeout: float) -> Message:
-        """One message out and the first one back, whatever it says. Raises Unavailable or Denied."""
+        """One message out and the first one back, whatever it says. Raises Unavailable or NotPermitted."""
         deadline = asyncio.get_running_loop().time() + timeout
         link = await self.link(timeout)
         left = max(deadline - asyncio.get_running_loop().time(), 0.001)
@@ -96,7 +96,7 @@ class Connection:
     async def subscribe(self, subject: str, handler: MapHandler, *, queue: str | None = None) -> Listening:
         """Hear messages; what `handler(subject, map)` returns is the reply to a request, and a BusError its error.
 
-        Returns when the server knows. Raises Denied if it refuses.
+        Returns when the server knows. Raises NotPermitted if it refuses.
         """
 
         async def receive(message: Message) -> None:
@@ -109,7 +109,7 @@ class Connection:
         return await self.listen(subject, receive, queue=queue)
 
     async def listen(self, subject: str, receive: Receiver, *, queue: str | None = None) -> Listening:
-        """Hear messages as they come over the wire. Raises Denied or Unavailable."""
+        """Hear messages as they come over the wire. Raises NotPermitted or Unavailable."""
         listening = Listening(subject, receive, queue, counts=self.counts, forget=self._links.remove)
         await self._links.add(listening)
         return listening
@@ -161,13 +161,13 @@ class Connection:
             log.warning("bus.unanswered subject=%s error=%s", message.subject, error)
 
     async def flush(self, timeout: float = 10.0) -> None:
-        """Return when the server has all that was sent. Raises Denied if it refused a message, else Unavailable."""
+        """Return when the server has all that was sent. Raises NotPermitted if it refused some of it, Unavailable."""
         link = await self.link(timeout)
         await link.flush(timeout)
         refused = sorted(subject for what, subject in link.denied if what == "publish")
         if refused:
             link.denied -= {("publish", subject) for subject in refused}
-            raise Denied(f"the bus does not let {self.name} send to {', '.join(refused)}")
+            raise NotPermitted(f"the bus does not let {self.name} send to {', '.join(refused)}")
 
     async def drain(self) -> None:
         """Stop every subscription and finish the handlers that run."""

@@ -23,6 +23,10 @@ class Denied(BusError):
     code = 403
 
 
+class NotPermitted(Denied):
+    """The bus itself refuses a subject: it is not among those that our key may use."""
+
+
 class NotFound(BusError):
     """What the request names does not exist."""
 

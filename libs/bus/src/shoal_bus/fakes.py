@@ -372,6 +372,9 @@ class MemoryBus:
     async def prepare(self) -> None:
         return
 
+    async def flush(self) -> None:
+        self._reachable()
+
     async def drain(self) -> None:
         await asyncio.gather(*(listener.stop() for listener in self._listeners))
 

@@ -20,7 +20,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from shoal_bus.client import CONNECT_TIMEOUT, Client, Message, Receiver
 from shoal_bus.credentials import Credentials
-from shoal_bus.errors import BusError, Denied, TooLarge, Unavailable
+from shoal_bus.errors import BusError, NotPermitted, TooLarge, Unavailable
 from shoal_bus.servers import without_secrets
 
 log = logging.getLogger("shoal.bus")
@@ -87,7 +87,7 @@ class Link:
 
     def watch(self, key: object, call: Callable[[BusError], None], *, publishes: str = "") -> None:
         """Have `call` told, until `forget(key)`, that the link is lost (Unavailable) or to be left (Retired), at once
-        if it is so already; and that we may not publish to the subject `publishes` (Denied).
+        if it is so already; and that we may not publish to the subject `publishes` (NotPermitted).
         """
         self._watchers[key] = (publishes.lower(), call)
         if not self.alive:
@@ -174,7 +174,7 @@ class Link:
             await self._unless_lost(self.client.retire(subscription))
 
     async def request(self, subject: str, body: bytes, headers: dict[str, str] | None, timeout: float) -> Message:
-        """One message out, the first answer in. Raises Unavailable or Denied; `TimeoutError` if none comes in time."""
+        """One message out, the first answer in. Raises Unavailable, NotPermitted; TimeoutError if none is in time."""
         self._requests += 1
         inbox = f"{self._inbox}.{self._requests}"
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
@@ -309,7 +309,7 @@ class Link:
             return
         for asked, answer in self._waiting.values():
             if asked.lower() == subject and not answer.done():
-                answer.set_exception(Denied(f"the bus does not let us send to {asked}"))
+                answer.set_exception(NotPermitted(f"the bus does not let us send to {asked}"))
         for published, call in list(self._watchers.values()):
             if published == subject:
-                call(Denied(f"the bus does not let us send to {subject}"))
+                call(NotPermitted(f"the bus does not let us send to {subject}"))

@@ -14,7 +14,7 @@ import nats.errors
 
 from shoal_bus.credentials import Credentials
 from shoal_bus.dialling import dial, in_words
-from shoal_bus.errors import BusError, Denied, Unavailable
+from shoal_bus.errors import BusError, NotPermitted, Unavailable
 from shoal_bus.link import Link
 from shoal_bus.listening import Listening
 from shoal_bus.servers import without_secrets
@@ -73,7 +73,7 @@ class Links:
         raise Unavailable("the connection to the bus is closed")
 
     async def add(self, listening: Listening) -> None:
-        """Listen on this link and on all that follow. Raises Denied if the server refuses, BusError, Unavailable."""
+        """Listen on this link and on all that follow. Raises NotPermitted, Unavailable, BusError."""
         self._listenings.append(listening)
         try:
             link = await self._attach(listening)
@@ -85,7 +85,7 @@ class Links:
             raise
         if ("subscription", listening.subject.lower()) in link.denied:
             self.remove(listening)
-            raise Denied(f"the bus does not let {self._name} listen to {listening.subject}")
+            raise NotPermitted(f"the bus does not let {self._name} listen to {listening.subject}")
 
     def remove(self, listening: Listening) -> None:
         """Forget a subscription: it is not made again on the next link."""

@@ -198,6 +198,9 @@ class NatsBus:
     async def prepare(self) -> None:
         await (provision.create_all if self._creates else provision.await_all)(self.connection)
 
+    async def flush(self) -> None:
+        await self.connection.flush()
+
     async def drain(self) -> None:
         await self.connection.drain()
 

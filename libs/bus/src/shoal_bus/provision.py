@@ -52,7 +52,7 @@ async def await_all(connection: Connection) -> None:
 
 
 async def awaited(connection: Connection, stream: str) -> None:
-    """Return when a stream is there that somebody else creates. Raises Denied if we may not ask, JetStreamError."""
+    """Return when a stream is there that somebody else creates. Raises NotPermitted, JetStreamError."""
     attempts = 0
     while (missing := await _missing(connection, stream)) is not None:
         attempts += 1

@@ -12,7 +12,7 @@ import nats.errors
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from shoal_bus.client import Message
-from shoal_bus.errors import BusError, Denied, Unavailable
+from shoal_bus.errors import BusError, NotPermitted, Unavailable
 from shoal_bus.link import Link, Retired
 
 _BATCH_BYTES = 16 << 20
@@ -41,8 +41,8 @@ class Broken(Exception):
 
 
 async def pull(link: Link, stream: str, consumer: str, *, batch: int) -> AsyncGenerator[Stored]:
-    """What a pull consumer has, `batch` at a time, on this link. Raises Broken when it cannot go on, Denied if we may
-    not ask.
+    """What a pull consumer has, `batch` at a time, on this link. Raises Broken when it cannot go on, NotPermitted if
+    we may not ask.
     """
     arrivals = _Arrivals(link, f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}")
     try:
@@ -51,7 +51,7 @@ async def pull(link: Link, stream: str, consumer: str, *, batch: int) -> AsyncGe
             async with aclosing(_one_pull(arrivals, number, batch)) as messages:
                 async for message in messages:
                     yield message
-    except Denied:
+    except NotPermitted:
         raise
     except (nats.errors.Error, OSError, BusError) as error:
         raise Broken(str(error)) from error
@@ -95,7 +95,7 @@ class _Arrivals:
         return inbox
 
     async def next(self) -> Message:
-        """The next message. Raises Unavailable, once what has come over a lost or renewed link is given; Denied."""
+        """The next message. Raises NotPermitted, and Unavailable behind what came over a lost or renewed link."""
         with self._link.in_use():
             news = await self._get()
             if isinstance(news, Retired) and not self._last and self._subscription is not None:

@@ -1,13 +1,12 @@
 """The life of a service: settings, logs, health pages, bus, tasks, drain."""
 
 import asyncio
-import contextvars
 import logging
 import os
 import resource
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,12 +16,15 @@ import structlog
 from structlog.stdlib import BoundLogger
 
 from shoal_bus.api import Bus
+from shoal_bus.errors import NotPermitted, Unavailable
 from shoal_bus.nats import NatsBus
 from shoal_bus.servers import without_secrets
+from shoal_identity.trust import Trust
 from shoal_model.subjects import Service
-from shoal_service import health, logs
+from shoal_service import health, logs, proof
 from shoal_service.errors import Fatal
 from shoal_service.settings import ServiceSettings, parse
+from shoal_service.tasks import Stopped, Tasks, leaves, where
 
 S = TypeVar("S", bound=ServiceSettings)
 T = TypeVar("T")
@@ -35,7 +37,7 @@ DRAIN_ALL = 9.0
 
 @dataclass(frozen=True)
 class Context(Generic[S]):
-    """What a service's body works with."""
+    """What a service's body works with; `trust` is what is in the file that `SHOAL_CA` names."""
 
     service: Service
     settings: S
@@ -43,11 +45,13 @@ class Context(Generic[S]):
     tasks: asyncio.TaskGroup
     log: BoundLogger
     readiness: health.Readiness
+    trust: Trust | None
 
     def ready(self) -> None:
-        """Say that everything answers: `/readyz` becomes 200."""
+        """Say that everything answers: `/readyz` becomes 200. What the bus has refused until now ends the service."""
         self.readiness.ready()
         self.log.info("service.ready")
+        self.tasks.create_task(_permitted(self.bus))
 
     def now(self) -> datetime:
         """The time of day, aware, UTC."""
@@ -70,60 +74,46 @@ def release(service: Service) -> str:
 def run(service: Service, settings: type[S], body: Callable[[Context[S]], Awaitable[None]]) -> None:
     """Run a service until it is told to stop (SIGTERM, SIGINT: status 0) or one of its tasks fails (status 1).
 
-    `body` gets a `Context` and may return: what it set up goes on. Bad settings end the program with status 2.
+    `body` gets a `Context` and may return: what it set up goes on. Bad settings, and files that they name in vain, end
+    the program with status 2.
     """
     parsed = parse(service, settings)
     logs.configure(parsed.log_level, as_json=parsed.log_json)
     log: BoundLogger = structlog.stdlib.get_logger(f"shoal.{service}")
-    _take_all_descriptors()
-    sys.exit(asyncio.run(_Life(service, parsed, body, log).run()))
+    _limit()
+    try:
+        own = proof.read(service, parsed)
+    except Fatal as error:
+        log.error("service.failed", error=str(error))
+        sys.exit(2)
+    sys.exit(asyncio.run(_Life(service, parsed, body, log, own).run()))
 
 
-def _take_all_descriptors() -> None:
-    """As many open files as we may: the usual 1024 are as few for the sake of programs that use select(2)."""
+def _limit() -> None:
+    """As many open files as we may: the usual 1024 are as few for the sake of programs that use select(2). And no
+    core: our key would be in it.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-class _Stopped(Exception):
-    """Ends the tasks of a service that was told to stop."""
-
-
-class _Tasks(asyncio.TaskGroup):
-    """Tells of a failure when it happens: the group itself waits first for all its other tasks, maybe for ever."""
-
-    def __init__(self, failed: Callable[[BaseException], None]) -> None:
-        super().__init__()
-        self._failed = failed
-
-    def create_task(
-        self,
-        coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
-        *,
-        name: str | None = None,
-        context: contextvars.Context | None = None,
-    ) -> asyncio.Task[T]:
-        """As every group's."""
-        task = super().create_task(coro, name=name, context=context)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, _Stopped):
-            self._failed(error)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 class _Life(Generic[S]):
     """A service from its start to its end."""
 
     def __init__(
-        self, service: Service, settings: S, body: Callable[[Context[S]], Awaitable[None]], log: BoundLogger
+        self,
+        service: Service,
+        settings: S,
+        body: Callable[[Context[S]], Awaitable[None]],
+        log: BoundLogger,
+        own: proof.Proof,
     ) -> None:
         self._service = service
         self._settings = settings
         self._body = body
         self._log = log
+        self._proof = own
         self._stop = asyncio.Event()
         self._failed = asyncio.Event()
         self._readiness = health.Readiness()
@@ -136,6 +126,10 @@ class _Life(Generic[S]):
         settings = self._settings
         servers = [without_secrets(server) for server in settings.nats]
         self._log.info("service.start", version=release(self._service), nats=servers, metrics=settings.metrics)
+        if settings.key is None:
+            self._log.warning(
+                "service.unauthenticated", hint="whoever reaches the bus may do what we do: set SHOAL_KEY"
+            )
         life = asyncio.create_task(self._live())
         ends = [asyncio.create_task(event.wait()) for event in (self._stop, self._failed)]
         await asyncio.wait({life, *ends}, return_when=asyncio.FIRST_COMPLETED)
@@ -145,7 +139,7 @@ class _Life(Generic[S]):
             self._log.info("service.stopping")
             await asyncio.wait({life}, timeout=DRAIN_ALL)
         if not life.done():
-            self._log.error("service.stuck", seconds=DRAIN_ALL, at=_where())
+            self._log.error("service.stuck", seconds=DRAIN_ALL, at=where())
             logging.shutdown()
             os._exit(1)  # asyncio.run() would wait for what is stuck
         self._log.info("service.end", status=life.result())
@@ -154,7 +148,7 @@ class _Life(Generic[S]):
     async def _live(self) -> int:
         try:
             async with health.served(self._settings.metrics, self._readiness, self._connected, self._counts):
-                bus = await self._unless_stopped(NatsBus.connect(self._settings.nats, name=f"shoal-{self._service}"))
+                bus = await self._unless_stopped(self._connect())
                 if bus is None:
                     return 0
                 self._bus = bus
@@ -164,19 +158,30 @@ class _Life(Generic[S]):
                 finally:
                     await bus.close()
         except Exception as error:
-            for leaf in _leaves(error):
-                told = None if isinstance(leaf, Fatal) else leaf
-                self._log.error("service.failed", error=str(leaf) or type(leaf).__name__, exc_info=told)
+            for leaf in leaves(error):
+                told = None if isinstance(leaf, Fatal | NotPermitted) else leaf
+                hint = "; is SHOAL_KEY the key of this service?" if isinstance(leaf, NotPermitted) else ""
+                self._log.error("service.failed", error=f"{str(leaf) or type(leaf).__name__}{hint}", exc_info=told)
             return 1
         return 0
 
+    async def _connect(self) -> NatsBus:
+        return await NatsBus.connect(
+            self._settings.nats,
+            name=f"shoal-{self._service}",
+            credentials=self._proof.credentials,
+            creates=self._service is Service.REGISTRY,
+        )
+
     async def _work(self, bus: NatsBus) -> None:
         try:
-            async with _Tasks(self._fail) as tasks:
-                context = Context(self._service, self._settings, bus, tasks, self._log, self._readiness)
+            async with Tasks(self._fail) as tasks:
+                context = Context(
+                    self._service, self._settings, bus, tasks, self._log, self._readiness, self._proof.trust
+                )
                 tasks.create_task(self._drain_when_stopped(bus))
                 tasks.create_task(_run(self._body, context))
-        except* _Stopped:
+        except* Stopped:
             self._log.info("service.drained")
 
     def _fail(self, error: BaseException) -> None:
@@ -194,7 +199,7 @@ class _Life(Generic[S]):
                 await bus.drain()
         except TimeoutError:
             self._log.warning("service.unfinished_requests", seconds=DRAIN_REQUESTS)
-        raise _Stopped
+        raise Stopped
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
         """The result of `work`, or None if the service is told to stop first."""
@@ -218,25 +223,9 @@ async def _run(body: Callable[[Context[S]], Awaitable[None]], context: Context[S
     await body(context)
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
-
-
-def _where() -> str:
-    """Where the tasks wait that do not end: the innermost line of each that is not asyncio's own."""
-    here = asyncio.current_task()
-    places = {_waiting_at(task.get_coro()) for task in asyncio.all_tasks() if task is not here}
-    return " ".join(sorted(places))
-
-
-def _waiting_at(coroutine: object) -> str:
-    place = "?"
-    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
-        if "/asyncio/" not in frame.f_code.co_filename:
-            place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        coroutine = getattr(coroutine, "cr_await", None)
-    return place
+async def _permitted(bus: Bus) -> None:
+    """Raise NotPermitted if the bus has refused a message: whoever sent it was not told."""
+    try:
+        await bus.flush()
+    except Unavailable:
+        return  # lost again: the next connection has not refused anything
