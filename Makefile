@@ -4,9 +4,10 @@ PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PATH
 PYTEST := .venv/bin/pytest
 INTERFACE ?=
+BENCH ?=
 .DEFAULT_GOAL := help
 
-.PHONY: help setup head lint test unit e2e soak demo images up down docs clean
+.PHONY: help setup head lint test unit e2e soak bench demo images up down docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +42,9 @@ e2e: setup images ## every boot
 
 soak: setup ## fuzzing, faults and storms; long
 	$(PYTEST) -m soak
+
+bench: setup ## ours beside others on this machine: ratios, and build/bench.json; BENCH="storm.5000" for some
+	@PYTHONPATH=tests .venv/bin/python -m lab.bench $(BENCH)
 
 images: head ## build core and runtime into .cache/modules, where that is due
 	@.venv/bin/shoal-image-builder build-module core --modules .cache/modules --if-changed

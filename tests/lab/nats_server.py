@@ -27,6 +27,13 @@ class NatsServer:
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Its process id while it runs."""
+        if self._process is None:
+            raise RuntimeError("nats-server does not run")
+        return self._process.pid
+
     def start(self) -> None:
         binary = Path(sysconfig.get_path("scripts")) / "nats-server"
         command = [str(binary) if binary.exists() else shutil.which("nats-server") or "nats-server"]
