@@ -214,13 +214,20 @@ async def test_a_builder_does_not_run_with_an_image_key_that_others_may_read(
     key, file = Key.new(), tmp_path / "image.key"
     key.write(file)
     file.chmod(0o644)
+    registry = await NatsBus.connect([nats_server.url], name="registry", timeout=10)
+    await registry.prepare()
+    await registry.close()
     environment = {**os.environ, "SHOAL_NATS": nats_server.url, "SHOAL_STATE": str(tmp_path)}
     command = [str(image_modules.BUILDER), "--image-key", str(file), "--metrics", "127.0.0.1:0"]
     process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=subprocess.PIPE)
-    async with asyncio.timeout(30):
-        _, log = await process.communicate()
+    try:
+        async with asyncio.timeout(30):
+            _, log = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
     assert process.returncode == 1
-    assert f"the key {file} may be read by others: `chmod 600 {file}`" in log.decode()
+    assert f"SHOAL_IMAGE_KEY (--image-key): the key {file} may be read by others: `chmod 600 {file}`" in log.decode()
     assert key.seed not in log.decode()
 
 

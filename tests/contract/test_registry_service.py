@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -12,9 +16,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from lab.certificates import Authority
+from lab.nats_server import NatsServer
 from shoal_bus.api import Bus, Store
 from shoal_bus.codec import pack, unpack
 from shoal_bus.errors import Conflict, Denied, Invalid, NotFound, Unavailable
+from shoal_bus.nats import NatsBus
 from shoal_identity import signatures
 from shoal_identity.keys import Key
 from shoal_identity.trust import Trust
@@ -217,6 +224,31 @@ async def test_a_head_with_keys_publishes_signed_images_alone(clients: Clients) 
         assert (boot.manifest, boot.sources[0]) == (built(key).manifest, "https://10.77.0.1:8081")
         again = await ask(bus, "publish-image", built(key), m.ChangeReply)
         assert again.changes == []
+
+
+async def test_a_registry_trusts_what_the_file_of_its_head_names(nats_server: NatsServer, tmp_path: Path) -> None:
+    key, ca = Key.new(), tmp_path / "ca.crt"
+    ca.write_bytes(replace(Authority().trust, image_keys=(key.public,)).dump())
+    command = [str(Path(sys.executable).parent / "shoal-registry"), "--ca", str(ca), "--metrics", "127.0.0.1:0"]
+    process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "SHOAL_NATS": nats_server.url})
+    bus = await NatsBus.connect([nats_server.url], name="test", timeout=10)
+    try:
+        await until(lambda: _applied(bus))
+        with pytest.raises(Denied, match=r"ca\.crt"):
+            await ask(bus, "publish-image", built(), m.ChangeReply)
+        assert (await ask(bus, "publish-image", built(key), m.ChangeReply)).changes
+    finally:
+        await bus.close()
+        process.terminate()
+        assert await process.wait() == 0
+
+
+async def _applied(bus: Bus) -> bool:
+    try:
+        await apply(bus)
+    except Unavailable:
+        return False
+    return True
 
 
 async def test_an_image_that_was_published_before_the_head_had_keys_is_built_again(clients: Clients) -> None:

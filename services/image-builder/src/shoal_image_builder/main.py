@@ -28,7 +28,7 @@ def _image_key(settings: Settings) -> Key | None:
     try:
         return None if settings.image_key is None else Key.read(settings.image_key)
     except KeyProblem as error:
-        raise Fatal(str(error)) from error
+        raise Fatal(f"SHOAL_IMAGE_KEY (--image-key): {error}") from None
 
 
 def main() -> None:

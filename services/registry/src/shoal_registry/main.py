@@ -8,7 +8,7 @@ from shoal_service.run import Context, run
 
 async def body(context: Context[RegistrySettings]) -> None:
     """Set everything up; what was set up answers until the service ends."""
-    await service.start(context.bus, context.tasks, context.now, context.version)
+    await service.start(context.bus, context.tasks, context.now, context.version, context.trust)
     context.ready()
 
 
