@@ -330,3 +330,18 @@ async def test_a_node_whose_address_changes_stays_until_it_boots(lab: AuthLab) -
     await lab.refused(another := Machine("n001"), lab.token(another))
     await lab.boot(Machine("n001", address="127.0.0.111"))
     await cut(link)
+
+
+async def test_no_token_and_no_seed_is_in_any_log(lab: AuthLab, capfd: pytest.CaptureFixture[str]) -> None:
+    machine, thief = Machine("n001"), Machine("n001")
+    shown = [lab.token(machine), lab.token(thief, key=Key.new()), lab.token(thief, not_after=1_000_000_000)]
+    await lab.refused(machine, shown[0])
+    await lab.arm("n001")
+    await lab.knock(machine, shown[0])
+    for token in shown:
+        await lab.refused(thief, token)
+    await lab.alarms("n001", 4)
+    said = "".join(capfd.readouterr()) + (lab.server.directory / "nats.log").read_text()
+    assert "auth.alarm" in said
+    seeds = [key.seed for key in (machine.key, lab.server.issuer, lab.server.callout, lab.server.system)]
+    assert [secret for secret in (*shown, *seeds) if secret in said] == []

@@ -174,7 +174,17 @@ async def test_keys_are_looked_up_as_they_are_bound() -> None:
         assert book.with_key(first.key) is None
 
 
-async def test_what_cannot_be_read_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_was_heard_already_changes_nothing() -> None:
+    store = Store()
+    async with replica(store, hears=False) as ledger:
+        await ledger.change("n001", arm)
+        first = list(await store.load())
+        await ledger.change("n001", identities.disarm)
+        ledger.book.take(first)
+        assert ledger.book.of("n001").arm is None
+
+
+def test_what_cannot_be_read_changes_nothing() -> None:
     book = Book()
     for key in ("binding.n001", "other.n001", "binding.N/1", "binding"):
         book.take([Entry(key, b"\xc1", 7)])

@@ -204,6 +204,19 @@ def test_an_admitted_attempt_is_bound_and_the_one_before_is_remembered() -> None
     assert identities.hold(one, party(B), "late", 1, AT) == one, "it waits for nothing any more"
 
 
+def test_used_tokens_are_remembered_until_they_are_too_old() -> None:
+    one = Identity("n001")
+    for number in range(100):
+        at = AT + timedelta(minutes=number)
+        one = identities.bind(one, party(boot=f"{number:016x}", at=at), at + timedelta(minutes=30))
+    assert one.binding is not None
+    assert [used.boot for used in one.binding.used] == [f"{number:016x}" for number in range(70, 100)]
+    for number in range(100):
+        one = identities.bind(one, party(boot=f"{number:016x}"), AT + timedelta(minutes=30))
+    assert one.binding is not None
+    assert len(one.binding.used) == 64
+
+
 def test_what_is_over_goes() -> None:
     later = AT + timedelta(days=8)
     one = identities.hold(BOUND_ARMED, party(B), "because", 1, AT)
