@@ -38,7 +38,6 @@ _SERVERS = "$SYS."
 _NOT_STORED = (
     "auth cannot note now who is let in (is JetStream there?): those it knows already come in, others may later"
 )
-
 _FAILED = "auth failed: its log says why"
 
 
