@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from lab.nats_server import NatsServer
 from shoal_bus import jetstream
 from shoal_bus.connection import Credentials
-from shoal_bus.errors import Denied
+from shoal_bus.errors import NotPermitted
 from shoal_bus.nats import NatsBus
 
 
@@ -58,7 +58,7 @@ async def test_reading_events(tmp_path: Path) -> None:
             await full.emit("evt.test.a.happened", Text(text="2"))
             assert (await anext(events))[2].text == "2"
         assert [event.text for _, _, event in await one.latest("evt.test.>", Text)] == ["2"]
-        with pytest.raises(Denied):
+        with pytest.raises(NotPermitted):
             await one.latest("evt.>", Text)
         assert one.counts["denied"] == 1
 
@@ -79,7 +79,7 @@ async def test_reading_a_bucket(tmp_path: Path) -> None:
         await store.put("a", b"1")
         found = await (await one.store("records")).load()
         assert [(entry.key, entry.value) for entry in found] == [("a", b"1")]
-        with pytest.raises(Denied):
+        with pytest.raises(NotPermitted):
             await one.store("state")
 
 
@@ -91,7 +91,7 @@ async def test_getting_and_putting_a_key(tmp_path: Path) -> None:
         entry = await store.get("mine.a")
         assert entry is not None
         assert entry.value == b"1"
-        with pytest.raises(Denied):
+        with pytest.raises(NotPermitted):
             await store.put("theirs.a", b"1")
 
 
@@ -110,3 +110,16 @@ async def test_working(tmp_path: Path) -> None:
             await job.still_working()
             await job.done()
         assert one.counts["denied"] == 0
+
+
+async def test_a_reader_that_may_not_fetch_says_so(tmp_path: Path) -> None:
+    """It could wait for ever: whoever publishes is not told that it may not."""
+    events, jobs = reading("EVENTS", "evt.test.>"), ["$JS.API.CONSUMER.CREATE.JOBS.job_image_build.job.image.build.*"]
+    rights = [right for right in (*events, *jobs) if "MSG.NEXT" not in right]
+    async with limited(tmp_path, rights) as (full, one), asyncio.timeout(10):
+        await full.emit("evt.test.a.happened", Text())
+        with pytest.raises(NotPermitted, match=r"send to \$js\.api\.consumer\.msg\.next\.events"):
+            await one.latest("evt.test.>", Text)
+        async with one.work("job.image.build", Text) as work:
+            with pytest.raises(NotPermitted, match=r"send to \$js\.api\.consumer\.msg\.next\.jobs"):
+                await anext(work)

@@ -10,9 +10,8 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from typing import cast
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -21,6 +20,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from shoal_bus.client import CONNECT_TIMEOUT, Client, Message, Receiver
 from shoal_bus.credentials import Credentials
 from shoal_bus.errors import BusError, NotPermitted, TooLarge, Unavailable
+from shoal_bus.life import Life
 from shoal_bus.servers import without_secrets
 
 log = logging.getLogger("shoal.bus")
@@ -40,17 +40,11 @@ class NoResponders(Unavailable):
     """Nobody subscribes to what was asked: the request was certainly not carried out."""
 
 
-class Retired(Unavailable):
-    """This link still works and is to be left: another has taken its place."""
-
-    def __init__(self) -> None:
-        super().__init__("the link is renewed")
-
-
-class Link:
+class Link(Life):
     """Made by `dial`. Requests, and the raw client for what is built on it."""
 
     def __init__(self, server: str, counts: Counter[str], credentials: Credentials) -> None:
+        super().__init__()
         self.server = without_secrets(server)
         self.lifetime = credentials.lifetime
         self.opened = time.monotonic()
@@ -64,53 +58,11 @@ class Link:
         self._requests = 0
         self._tell_of_replies = 0.0
         self._waiting: dict[str, tuple[str, asyncio.Future[Message]]] = {}
-        self._lost = asyncio.Event()
-        self._retired = False
-        self._uses = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
-        self._watchers: dict[object, tuple[str, Callable[[BusError], None]]] = {}
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can still be used."""
-        return not self._lost.is_set()
 
     @property
     def problem(self) -> Exception | None:
         """What was wrong last, as nats-py or the server says."""
         return self.client.last_error
-
-    async def lost(self) -> None:
-        """Return when the link is lost."""
-        await self._lost.wait()
-
-    def watch(self, key: object, call: Callable[[BusError], None], *, publishes: str = "") -> None:
-        """Have `call` told, until `forget(key)`, that the link is lost (Unavailable) or to be left (Retired), at once
-        if it is so already; and that we may not publish to the subject `publishes` (NotPermitted).
-        """
-        self._watchers[key] = (publishes.lower(), call)
-        if not self.alive:
-            call(Unavailable("the connection is lost"))
-        elif self._retired:
-            call(Retired())
-
-    def forget(self, key: object) -> None:
-        """See `watch`."""
-        self._watchers.pop(key, None)
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """While something is awaited that must come or go over this link: see `finished`."""
-        self._uses += 1
-        if self.alive:
-            self._unused.clear()
-        try:
-            yield
-        finally:
-            self._uses -= 1
-            if not self._uses:
-                self._unused.set()
 
     def inbox(self) -> str:
         """A subject that only this link's own subscriptions hear."""
@@ -141,7 +93,7 @@ class Link:
             raise Unavailable("the server had not let us in when nats-py said so")
         reader = self.client._reading_task
         if reader is not None:
-            reader.add_done_callback(lambda _: self._end())
+            reader.add_done_callback(lambda _: self.end())
         await self.subscribe(f"{self._inbox}.*", self._answered)
         await self.client.barrier()
         if self.denied:
@@ -171,7 +123,7 @@ class Link:
         if the link is.
         """
         with self.in_use():
-            await self._unless_lost(self.client.retire(subscription))
+            await self.unless_lost(self.client.retire(subscription))
 
     async def request(self, subject: str, body: bytes, headers: dict[str, str] | None, timeout: float) -> Message:
         """One message out, the first answer in. Raises Unavailable, NotPermitted; TimeoutError if none is in time."""
@@ -226,62 +178,35 @@ class Link:
         """Return when the server has all that was sent. Raises Unavailable."""
         try:
             async with asyncio.timeout(timeout):
-                await self._unless_lost(self.client.barrier())
+                await self.unless_lost(self.client.barrier())
         except TimeoutError:
             raise Unavailable(f"the bus at {self.server} does not answer within {timeout:g} s") from None
 
-    def retire(self) -> None:
-        """Tell those who watch it that the link is to be left."""
-        self._retired = True
-        self._tell(Retired())
-
     async def finished(self) -> None:
         """Return when nobody uses the link any more, and the server has what was sent. Raises Unavailable."""
-        await self._unused.wait()
+        await self.unused()
         await self.flush()
 
     async def shut(self) -> None:
         """Close the client, whatever state it is in."""
-        self._end()
+        self.end()
         try:
             async with asyncio.timeout(_SHUT_TIMEOUT):
                 await self.client.close()
         except (nats.errors.Error, OSError, TimeoutError, AssertionError) as error:
             log.debug("bus.shut server=%s error=%s", self.server, error)
 
-    async def _unless_lost(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for what only the server's answer ends: nats-py would do so beyond the end of the connection."""
-        doing, lost = asyncio.create_task(work), asyncio.create_task(self._lost.wait())
-        try:
-            await asyncio.wait({doing, lost}, return_when=asyncio.FIRST_COMPLETED)
-            if not doing.done():
-                raise Unavailable("the connection to the bus is lost")
-            doing.result()
-        except (nats.errors.Error, OSError) as error:
-            raise Unavailable(f"the bus at {self.server} does not answer: {error}") from error
-        finally:
-            for task in (doing, lost):
-                task.cancel()
-            await asyncio.gather(doing, lost, return_exceptions=True)
-
-    def _end(self) -> None:
-        if self._lost.is_set():
-            return
-        self._lost.set()
-        self._unused.set()
-        for subject, answer in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(
-                    Unavailable(f"the connection broke before {subject} was answered; it may have been carried out")
-                )
-        self._tell(Unavailable("the connection is lost"))
-
-    def _tell(self, news: BusError) -> None:
-        for _, call in list(self._watchers.values()):
-            call(news)
+    def end(self) -> None:
+        """See `Life`. Nobody waits for an answer any longer."""
+        if self.alive:
+            for subject, answer in self._waiting.values():
+                if not answer.done():
+                    told = f"the connection broke before {subject} was answered; it may have been carried out"
+                    answer.set_exception(Unavailable(told))
+        super().end()
 
     async def _closed(self) -> None:
-        self._end()
+        self.end()
 
     async def _answered(self, message: Message) -> None:
         _, answer = self._waiting.get(message.subject, (None, None))
@@ -310,6 +235,4 @@ class Link:
         for asked, answer in self._waiting.values():
             if asked.lower() == subject and not answer.done():
                 answer.set_exception(NotPermitted(f"the bus does not let us send to {asked}"))
-        for published, call in list(self._watchers.values()):
-            if published == subject:
-                call(NotPermitted(f"the bus does not let us send to {subject}"))
+        self.refused(subject)

@@ -13,7 +13,8 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from shoal_bus.client import Message
 from shoal_bus.errors import BusError, NotPermitted, Unavailable
-from shoal_bus.link import Link, Retired
+from shoal_bus.life import Retired
+from shoal_bus.link import Link
 
 _BATCH_BYTES = 16 << 20
 _EXPIRES, _HEARTBEAT, _SILENCE = 30, 5, 12.5
