@@ -95,7 +95,7 @@ def test_a_damaged_image_is_refused_and_booted_once_it_is_repaired(boots: BootLa
         for event in told["events"]
         if event["stage"] == Stage.IMAGE_VERIFIED
     }
-    assert {"multicast", "http://10.77.0.1:8081"} <= refusals.keys()
+    assert {"multicast", "https://10.77.0.1:8081"} <= refusals.keys()
     assert told["boot"] == story["boot"], "it should have tried again, not booted anew"
     right = [event for event in events(story, Stage.IMAGE_VERIFIED) if event["status"] == "ok"]
     assert [event["details"]["sha256"] for event in right] == [digest]
