@@ -31,14 +31,14 @@ from shoal_model.records import Kind
 )
 @click.option(
     "--ca",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, readable=False),
     envvar="SHOAL_CA",
     metavar="FILE",
     help="The cluster's ca.crt, by which the bus is known. Default: SHOAL_CA, else as with --nats.",
 )
 @click.option(
     "--key",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, readable=False),
     envvar="SHOAL_KEY",
     metavar="FILE",
     help="The seed of an operator's key, yours alone to read. Default: SHOAL_KEY, else as with --nats.",
