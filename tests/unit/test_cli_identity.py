@@ -200,10 +200,13 @@ def test_image_keys_of_others_stay(files: Layout) -> None:
 
 
 def test_directories_are_closed_to_others(files: Layout) -> None:
+    files.ca.mkdir(parents=True)
     made(files)
-    (files.keys / "operator").chmod(0o755)
+    for owner in ("operator", "ca"):
+        (files.keys / owner).chmod(0o755)
     made(files)
-    assert stat.S_IMODE((files.keys / "operator").stat().st_mode) == 0o700
+    assert {stat.S_IMODE((files.keys / owner).stat().st_mode) for owner in ("operator", "ca")} == {0o700}
+    assert stat.S_IMODE(files.keys.stat().st_mode) == 0o711
 
 
 @pytest.mark.parametrize(("left", "renewed"), [(timedelta(days=32), False), (timedelta(days=28), True)])

@@ -73,6 +73,7 @@ def _ca(layout: Layout, now: datetime) -> tuple[ca.Chain, ca.Authority | None]:
                 f"begin with another CA remove {layout.trust} too; then nodes that run must boot again"
             )
         _make_ca(layout, now)
+    files.folder(layout.ca, _OWN_FOLDER)
     if not certificate.exists():
         raise CannotStart(f"{key} is there without its certificate: put the CA's into {certificate}")
     try:
