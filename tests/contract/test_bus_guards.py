@@ -85,7 +85,7 @@ async def test_p2_an_expired_credential_is_renewed(proxy: NatsProxy) -> None:
         await connection.subscribe("test.echo", _same)
         for renewal in range(2, 5):
             proxy.say(b"-ERR 'User Authentication Expired'\r\n")
-            await until(lambda: not connection.connected)
+            await until(lambda: connection.counts["lost_connections"] == renewal - 1)  # noqa: B023
             assert await connection.request("test.echo", {"a": renewal}) == {"a": renewal}
             assert asked == renewal
 
