@@ -9,6 +9,7 @@ from lab.cluster import FakeCluster
 from shoal_bus.errors import Conflict, NotFound
 from shoal_identity.keys import Key
 from shoal_model import messages as m
+from shoal_model.records import Kind
 from shoal_model.subjects import Service
 
 AT = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -32,7 +33,8 @@ REJECTED = m.Quarantined(
 
 @pytest.fixture
 def cluster() -> FakeCluster:
-    cluster = FakeCluster()
+    nodes = {name: {"mac": f"52:54:00:77:00:1{n}"} for n, name in enumerate(("n001", "n002", "n003"))}
+    cluster = FakeCluster({Kind.NODE: nodes})
     cluster.answer(Service.AUTH, "quarantine", m.Empty, m.QuarantineReply(entries=[WAITING, REJECTED]))
     return cluster
 
@@ -119,13 +121,27 @@ def test_a_decision_that_cannot_be_taken_is_one_sentence(
     assert capsys.readouterr().err.strip() == told
 
 
+def test_many_are_decided_at_once_and_those_that_do_not_wait_are_left_alone(
+    cluster: FakeCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def decide(request: m.DecideRequest) -> m.Quarantined:
+        if request.node == "n003":
+            raise NotFound("nobody waits to be n003")
+        return WAITING.model_copy(update={"node": request.node})
+
+    cluster.answer(Service.AUTH, "decide", m.DecideRequest, decide)
+    assert cluster.shoal("quarantine", "admit", "n[001-003]") == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["n001", "n002"]
+    assert cluster.shoal("quarantine", "admit", "n[001-002]", "--key", "UD") == 2
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["N001"], "'N001' is not a name"),
+        (["N001"], "'N001'"),
         (["n001", "--key", "u1"], "key: String should match pattern"),
         (["n001", "--key", "SUAAAAAA\x1b"], "key: String should match pattern"),
-        ([], "Missing argument 'NODE'"),
+        ([], "Missing argument 'NODES'"),
     ],
 )
 def test_wrong_usage(cluster: FakeCluster, capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:

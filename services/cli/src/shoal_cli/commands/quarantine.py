@@ -2,9 +2,11 @@
 
 import click
 
+from shoal_bus.api import Bus
+from shoal_bus.errors import Conflict, NotFound
 from shoal_cli import registry
 from shoal_cli.options import examples, output, pass_session
-from shoal_cli.session import Session
+from shoal_cli.session import Failure, Session
 from shoal_cli.terminal import Format, out, plain, show_data, show_table
 from shoal_model.messages import DecideRequest, Empty, Party, Quarantined, QuarantineReply
 from shoal_model.subjects import Service, rpc
@@ -56,30 +58,68 @@ def _told(party: Party | None) -> str:
     return "-" if party is None else f"{party.address} since {plain(party.at)}"
 
 
-@quarantine.command(epilog=examples("shoal quarantine admit n017", "shoal quarantine admit n017 --key UDXA2BVG"))
-@click.argument("node")
+@quarantine.command(
+    epilog=examples(
+        "shoal quarantine admit n017",
+        "shoal quarantine admit n[001-600]",
+        "shoal quarantine admit n017 --key UDXA2BVG",
+    )
+)
+@click.argument("target", metavar="NODES")
 @_which
 @pass_session
-def admit(session: Session, node: str, key: str) -> None:
-    """Let an attempt in, in the place of whoever speaks for NODE now.
+def admit(session: Session, target: str, key: str) -> None:
+    """Let an attempt of each of NODES in, in the place of whoever speaks for it now.
 
-    Be sure that it is the node: it gets the node's secrets. It comes in when it tries again.
+    Be sure that it is the node: it gets the node's secrets. It comes in when it tries again. A node with several
+    attempts is left alone until --key says which one is meant.
     """
-    entry = _decide(session, node, key, admit=True)
-    place = "" if entry.bound is None else f", in the place of {entry.bound.key[:KEY_SHOWN]} from {entry.bound.address}"
-    out(f"{entry.node}: admitted {entry.attempt.key[:KEY_SHOWN]} from {entry.attempt.address}{place}")
+    _decide(session, target, key, admit=True)
 
 
 @quarantine.command(epilog=examples("shoal quarantine reject n017", "shoal quarantine reject n017 --key UDXA2BVG"))
-@click.argument("node")
+@click.argument("target", metavar="NODES")
 @_which
 @pass_session
-def reject(session: Session, node: str, key: str) -> None:
-    """Refuse an attempt for good. Whoever speaks for NODE now goes on."""
-    entry = _decide(session, node, key, admit=False)
-    out(f"{entry.node}: rejected {entry.attempt.key[:KEY_SHOWN]} from {entry.attempt.address}")
+def reject(session: Session, target: str, key: str) -> None:
+    """Refuse an attempt of each of NODES for good. Whoever speaks for it now goes on."""
+    _decide(session, target, key, admit=False)
 
 
-def _decide(session: Session, node: str, key: str, *, admit: bool) -> Quarantined:
-    request = DecideRequest(node=registry.named(node), key=key, admit=admit, author=session.author)
-    return session.run(lambda bus: bus.call(rpc(Service.AUTH, "decide"), request, Quarantined))
+def _decide(session: Session, target: str, key: str, *, admit: bool) -> None:
+    """Decide for one node after the other. Raises Failure at the end if it was not clear which attempts were meant, or
+    if there was none at all.
+    """
+    decided, idle, problems = session.run(lambda bus: _each(bus, session, target, key, admit=admit))
+    if idle and not decided and not problems:
+        raise Failure(idle[0] if len(idle) == 1 else f"none of these {len(idle)} nodes has an attempt that waits")
+    if problems:
+        raise Failure("\n".join(problems))
+
+
+async def _each(bus: Bus, session: Session, target: str, key: str, *, admit: bool) -> tuple[int, list[str], list[str]]:
+    """How many were decided, and the reasons of those where nothing waits and of those where it is not clear what."""
+    names, decided = await registry.nodes(bus, target), 0
+    if key and len(names) > 1:
+        raise click.UsageError("--key names an attempt of one node: give one")
+    idle, problems = [], []
+    for name in names:
+        request = DecideRequest(node=name, key=key, admit=admit, author=session.author)
+        try:
+            entry = await bus.call(rpc(Service.AUTH, "decide"), request, Quarantined)
+        except NotFound as error:
+            idle.append(str(error))
+        except Conflict as error:
+            problems.append(str(error))
+        else:
+            decided += 1
+            out(_decided(entry, admit=admit))
+    return decided, idle, problems
+
+
+def _decided(entry: Quarantined, *, admit: bool) -> str:
+    attempt, bound = f"{entry.attempt.key[:KEY_SHOWN]} from {entry.attempt.address}", entry.bound
+    if not admit:
+        return f"{entry.node}: rejected {attempt}"
+    place = "" if bound is None else f", in the place of {bound.key[:KEY_SHOWN]} from {bound.address}"
+    return f"{entry.node}: admitted {attempt}{place}"
