@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from lab.nats_proxy import NatsProxy, until
 from lab.nats_server import NatsServer
-from shoal_bus import dialling, jetstream, link, links, pull
+from shoal_bus import dialling, jetstream, link, links, pull, reader
 from shoal_bus import listening as listenings
 from shoal_bus.api import Endpoint, Entry, Write
 from shoal_bus.connection import Connection, Credentials, Message, connect
@@ -386,6 +386,26 @@ async def test_what_a_stream_delivers_is_no_request(bus: NatsBus, caplog: pytest
     assert (await bus.call("rpc.test.v1.echo", Text(text="asked"), Text)).text == "asked"
     assert handled == ["asked"]
     assert "bus.stored_refused subject=rpc.test.v1.echo stored='evt.test.a.happened' reply='$JS.ACK.EV" in caplog.text
+
+
+async def test_what_was_delivered_into_a_bucket_is_none_of_its_keys(
+    bus: NatsBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever may read a stream need not be allowed to write to a bucket for that: the server writes for him."""
+    store = await bus.store("records")
+    await store.put("node.n1", b"x")
+    await bus.emit("evt.test.a.happened", Text(text="stored"))
+    consumer = {"name": "pull", "filter_subject": "evt.test.>", "ack_policy": "none"}
+    await jetstream.make_consumer(bus.connection, "EVENTS", consumer)
+    link = await bus.connection.link()
+    await link.publish("$JS.API.CONSUMER.MSG.NEXT.EVENTS.pull", b"", reply="$KV.records.node.n2")
+    async with asyncio.timeout(10):
+        while await reader.last_sequence(bus.connection, "KV_records") < 2:
+            pass
+    await store.put("node.n3", b"x")
+    assert [entry.key for entry in await store.load()] == ["node.n1", "node.n3"]
+    assert await store.get("node.n2") is None
+    assert re.search(r"bus\.stray stream=KV_records sequence=2 subject='evt\.test\.a\.happened' total=1 ", caplog.text)
 
 
 async def test_a_bus_that_is_dialling_closes(

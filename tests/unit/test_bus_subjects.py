@@ -6,7 +6,7 @@ import contextvars
 import pytest
 
 from shoal_bus import streams, trace
-from shoal_bus.fakes import matches
+from shoal_bus.streams import matches
 
 
 @pytest.mark.parametrize(

@@ -30,17 +30,6 @@ _AT_ONCE = 256
 _DRAIN_TIMEOUT = 8.0
 
 
-def matches(pattern: str, subject: str) -> bool:
-    """Whether a subject is one that a subscription to `pattern` hears."""
-    wanted, tokens = pattern.split("."), subject.split(".")
-    for index, token in enumerate(wanted):
-        if token == ">":
-            return len(tokens) > index
-        if index >= len(tokens) or token not in ("*", tokens[index]):
-            return False
-    return len(wanted) == len(tokens)
-
-
 class MemoryStore:
     """See `api.Store`."""
 
@@ -127,7 +116,7 @@ class _Broker:
         """Give a message to one of each queue group and all others; False if nobody hears it."""
         groups: dict[object, list[_Listener]] = {}
         for listener in self.listeners:
-            if matches(listener.pattern, subject):
+            if streams.matches(listener.pattern, subject):
                 groups.setdefault(listener.queue or listener, []).append(listener)
         for members in groups.values():
             secrets.choice(members).take(subject, body, answer)
@@ -238,10 +227,10 @@ class MemoryBus:
         self._reachable()
         body = codec.encode(message)
         self._broker.send(subject, body)
-        if matches(subjects.TOLD, subject):
+        if streams.matches(subjects.TOLD, subject):
             subject = f"evt.{subject.removeprefix('told.')}"
             self._broker.send(subject, body)
-        if matches(subjects.EVENTS, subject):
+        if streams.matches(subjects.EVENTS, subject):
             await self._append(subject, body)
 
     async def subscribe(
@@ -291,14 +280,14 @@ class MemoryBus:
                     await self._broker.changed.wait()
             subject, body = events[position]
             position += 1
-            content = self._fitting(subject, body, message) if matches(pattern, subject) else None
+            content = self._fitting(subject, body, message) if streams.matches(pattern, subject) else None
             if content is not None:
                 yield position, subject, content
 
     async def latest(self, subject: str, message: type[M], *, timeout: float = 5.0) -> Sequence[tuple[int, str, M]]:
         self._reachable()
         newest = {where: (number, body) for number, (where, body) in enumerate(self._broker.events, 1)}
-        found = [(number, where, body) for where, (number, body) in newest.items() if matches(subject, where)]
+        found = [(number, where, body) for where, (number, body) in newest.items() if streams.matches(subject, where)]
         read = [(number, where, self._fitting(where, body, message)) for number, where, body in sorted(found)]
         return [(number, where, content) for number, where, content in read if content is not None]
 
@@ -320,7 +309,7 @@ class MemoryBus:
     async def _jobs(self, pattern: str, message: type[M]) -> AsyncGenerator[Job[M], None]:
         loop = asyncio.get_running_loop()
         while True:
-            waiting = [job for where, job in self._broker.jobs.items() if matches(pattern, where)]
+            waiting = [job for where, job in self._broker.jobs.items() if streams.matches(pattern, where)]
             free = next((job for job in waiting if job.free_at <= loop.time()), None)
             if free is None:
                 await self._wait_for_jobs(min((job.free_at for job in waiting), default=None))

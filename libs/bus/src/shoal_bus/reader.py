@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+from shoal_bus import streams
 from shoal_bus.connection import Connection
 from shoal_bus.errors import BusError, Unavailable
 from shoal_bus.jetstream import api, make_consumer
@@ -46,6 +47,9 @@ async def read(
             async with aclosing(_deliveries(link, stream, name)) as deliveries:
                 async for message in deliveries:
                     position = message.sequence
+                    if not streams.matches(pattern, message.subject):
+                        _tell_of_stray(connection, stream, message)
+                        continue
                     yield message
                     waiting -= 1
                     if not told and waiting <= 0:
@@ -56,6 +60,17 @@ async def read(
             log.info("bus.read_again stream=%s after=%d reason=%s", stream, position, error)
         finally:
             await _delete(link, stream, name)
+
+
+def _tell_of_stray(connection: Connection, stream: str, message: Stored) -> None:
+    """Whoever reads one stream may have the server deliver it into another. Where a filter is all that a stream takes,
+    the server gives such a message among the newest of each subject, and has not counted it as pending.
+    """
+    connection.counts["strays"] += 1
+    total = connection.counts["strays"]
+    if total & (total - 1) == 0:
+        told = "bus.stray stream=%s sequence=%d subject=%.200r total=%d (somebody has another stream delivered into it)"
+        log.error(told, stream, message.sequence, message.subject, total)
 
 
 async def _begin(

@@ -99,6 +99,17 @@ def key(value: str) -> str:
     return value
 
 
+def matches(pattern: str, subject: str) -> bool:
+    """Whether a subject is one that a subscription to `pattern` hears."""
+    wanted, tokens = pattern.split("."), subject.split(".")
+    for index, token in enumerate(wanted):
+        if token == ">":
+            return len(tokens) > index
+        if index >= len(tokens) or token not in ("*", tokens[index]):
+            return False
+    return len(wanted) == len(tokens)
+
+
 def check(writes: Sequence[Write]) -> None:
     """Raise Invalid for what cannot be one batch, whatever the bucket holds."""
     if not 1 <= len(writes) <= BATCH_LIMIT:
