@@ -15,6 +15,7 @@ from shoal_bus.errors import Unavailable
 from shoal_bus.fakes import MemoryBus
 from shoal_cli import timeline, watching
 from shoal_cli.commands import boot as boot_command
+from shoal_identity.keys import Key
 from shoal_model import messages as m
 from shoal_model.messages import Boot, BootEvent
 from shoal_model.records import Kind
@@ -281,6 +282,7 @@ def cluster() -> FakeCluster:
         return m.ArmedReply(nodes=nodes if request.seconds else [])
 
     cluster.answer(Service.AUTH, "arm", m.ArmRequest, arm)
+    cluster.answer(Service.AUTH, "quarantine", m.Empty, m.QuarantineReply(entries=[]))
     return cluster
 
 
@@ -330,6 +332,17 @@ def test_nodes_that_nobody_knows_are_not_armed(cluster: FakeCluster, capsys: pyt
     assert cluster.shoal("boot", "arm", "n[001-009]") == 1
     assert "not registered: n[004-009]" in capsys.readouterr().err
     assert cluster.asked(m.ArmRequest) == []
+
+
+def test_who_arms_a_node_is_told_of_an_attempt_that_waits(
+    cluster: FakeCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt = m.Party(key=Key.new().public, address="10.77.0.12", at=T0)
+    held = [m.Quarantined(node=n, attempt=attempt, reason="nobody expected it", last=T0) for n in ("n002", "other")]
+    cluster.answer(Service.AUTH, "quarantine", m.Empty, m.QuarantineReply(entries=held))
+    assert cluster.shoal("boot", "arm", "n[001-002]") == 0
+    assert "n002 tried before" in (err := capsys.readouterr().err)
+    assert "`shoal quarantine admit n002`" in err
 
 
 def test_each_end_is_told_with_its_nodes(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,7 @@ def test_an_attempt_is_admitted_in_the_place_of_another(
     assert capsys.readouterr().out == (
         f"n001: admitted {STRANGER[:12]} from 10.77.0.66, in the place of {OWNER[:12]} from 10.77.0.11\n"
     )
-    expected = m.DecideRequest(node="n001", key=key, admit=True, author="tester@here")
+    expected = m.DecideRequest(node="n001", key=key or STRANGER, admit=True, author="tester@here")
     assert cluster.asked(m.DecideRequest) == [expected]
 
 

@@ -214,3 +214,19 @@ def test_what_editors_leave_at_the_end_does_not_matter(tmp_path: Path, ending: s
 def test_keys_that_are_equal_are_one() -> None:
     assert Key.from_seed(SEED) == Key.from_seed(SEED)
     assert len({Key.from_seed(SEED), Key.from_seed(SEED), Key.new()}) == 2
+
+
+def test_a_pipe_in_the_place_of_a_key_holds_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "seed"
+    os.mkfifo(path, 0o600)
+    with pytest.raises(KeyProblem, match="this is no file"):
+        Key.read(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_key_that_belongs_to_somebody_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "seed"
+    Key.new().write(path)
+    os.chown(path, 12345, 12345)
+    with pytest.raises(KeyProblem, match="belongs to somebody else"):
+        Key.read(path)

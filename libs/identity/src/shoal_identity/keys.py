@@ -60,15 +60,19 @@ class Key:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The key in a file that nobody else may read. Raises KeyProblem, naming the file."""
+        """The key in a file of ours (or root's) that nobody else may read. Raises KeyProblem, naming the file."""
         try:
-            with path.open(encoding="ascii") as file:
-                mode = os.fstat(file.fileno()).st_mode
-                text = file.read(_MAX_TEXT * 4)
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding="ascii") as file:  # a pipe must not hold us
+                status = os.fstat(file.fileno())
+                text = file.read(_MAX_TEXT * 4) if stat.S_ISREG(status.st_mode) else ""
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "this is no text"
             raise KeyProblem(f"cannot read the key {path}: {reason}") from None
-        if mode & _OTHERS:
+        if not stat.S_ISREG(status.st_mode):
+            raise KeyProblem(f"cannot read the key {path}: this is no file")
+        if status.st_uid not in (0, os.geteuid()):
+            raise KeyProblem(f"the key {path} belongs to somebody else (user id {status.st_uid}), who can change it")
+        if status.st_mode & _OTHERS:
             raise KeyProblem(f"the key {path} may be read by others: `chmod 600 {path}`, and consider making a new one")
         try:
             return cls.from_seed(text.strip())

@@ -9,8 +9,8 @@ from shoal_bus.api import Bus
 from shoal_cli import nodesets, registry
 from shoal_cli.options import examples, output, pass_session
 from shoal_cli.session import Session
-from shoal_cli.terminal import Format, out, plain, safe, show_data, show_table
-from shoal_model.messages import Armed, ArmedReply, ArmRequest, Empty
+from shoal_cli.terminal import Format, note, out, plain, safe, show_data, show_table
+from shoal_model.messages import Armed, ArmedReply, ArmRequest, Empty, QuarantineReply, QuarantineState
 from shoal_model.subjects import Service, rpc
 
 _MANY = 60.0
@@ -39,9 +39,12 @@ def arm(session: Session, target: str, span: timedelta) -> None:
     Say it before a node is switched on or reset. A node that reboots by itself says so to the head while it still runs,
     and needs no arming; neither does one with `admission: always`.
     """
-    armed = session.run(lambda bus: _arm(bus, session, target, span))[1].nodes
+    armed, waiting = session.run(lambda bus: _expected(bus, session, target, span))
     for until in sorted({node.until for node in armed}):
         out(f"armed until {plain(until)}: {nodesets.fold(node.node for node in armed if node.until == until)}")
+    if waiting:
+        held = nodesets.fold(waiting)
+        note(f"{held} tried before, and wait in quarantine: if that was them, `shoal quarantine admit {held}`")
 
 
 @click.command(epilog=examples("shoal boot disarm n[001-100]"))
@@ -68,6 +71,14 @@ def armed(session: Session, form: Format) -> None:
 
 def _end(node: Armed) -> tuple[datetime, str]:
     return node.until, node.node
+
+
+async def _expected(bus: Bus, session: Session, target: str, span: timedelta) -> tuple[list[Armed], list[str]]:
+    """The nodes that are armed now, and those of them with an attempt in quarantine."""
+    armed = (await _arm(bus, session, target, span))[1].nodes
+    held = (await bus.call(rpc(Service.AUTH, "quarantine"), Empty(), QuarantineReply)).entries
+    names = {entry.node for entry in held if entry.state is QuarantineState.WAITING}
+    return armed, sorted(names.intersection(node.node for node in armed))
 
 
 async def _arm(bus: Bus, session: Session, target: str, span: timedelta) -> tuple[list[str], ArmedReply]:

@@ -1,5 +1,7 @@
 """`shoal quarantine`: who wanted to be a node and was not let in, and what an operator decides about it."""
 
+from collections.abc import Iterable
+
 import click
 
 from shoal_bus.api import Bus
@@ -8,7 +10,7 @@ from shoal_cli import registry
 from shoal_cli.options import examples, output, pass_session
 from shoal_cli.session import Failure, Session
 from shoal_cli.terminal import Format, out, plain, show_data, show_table
-from shoal_model.messages import DecideRequest, Empty, Party, Quarantined, QuarantineReply
+from shoal_model.messages import DecideRequest, Empty, Party, Quarantined, QuarantineReply, QuarantineState
 from shoal_model.subjects import Service, rpc
 
 KEY_SHOWN = 12
@@ -103,8 +105,11 @@ async def _each(bus: Bus, session: Session, target: str, key: str, *, admit: boo
     if key and len(names) > 1:
         raise click.UsageError("--key names an attempt of one node: give one")
     idle, problems = [], []
+    seen = {} if key else _waiting((await bus.call(rpc(Service.AUTH, "quarantine"), Empty(), QuarantineReply)).entries)
     for name in names:
-        request = DecideRequest(node=name, key=key, admit=admit, author=session.author)
+        # The attempt that waits now, by its whole key: another that comes meanwhile is not meant.
+        meant = key or seen.get(name, "")
+        request = DecideRequest(node=name, key=meant, admit=admit, author=session.author)
         try:
             entry = await bus.call(rpc(Service.AUTH, "decide"), request, Quarantined)
         except NotFound as error:
@@ -115,6 +120,15 @@ async def _each(bus: Bus, session: Session, target: str, key: str, *, admit: boo
             decided += 1
             out(_decided(entry, admit=admit))
     return decided, idle, problems
+
+
+def _waiting(entries: Iterable[Quarantined]) -> dict[str, str]:
+    """The key of the one attempt that waits, of each node that has just one."""
+    keys: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.state is QuarantineState.WAITING:
+            keys.setdefault(entry.node, []).append(entry.attempt.key)
+    return {node: found[0] for node, found in keys.items() if len(found) == 1}
 
 
 def _decided(entry: Quarantined, *, admit: bool) -> str:
