@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from shoal_bus import codec
 from shoal_bus.client import Message
 from shoal_bus.link import Link
 from shoal_identity.keys import Key
+from shoal_identity.statements import say_reboot
 from shoal_model import messages as m
 from shoal_model.messages import AlarmKind, QuarantineState
 from shoal_model.subjects import Service, Stage, boot_event, node_topic, rpc
@@ -53,6 +55,17 @@ async def cut(link: Link) -> None:
 def ended(outcome: str) -> float:
     """How many attempts ended so."""
     return REGISTRY.get_sample_value("shoal_auth_attempts_total", {"outcome": outcome}) or 0.0
+
+
+async def announce(link: Link, node: str, boot: str, key: Key | Forger) -> Message:
+    """That this node boots again, over a connection of its own."""
+    said = {"boot": boot, "key": key.public, "signature": say_reboot(node, boot, key)}  # type: ignore[arg-type]
+    return await link.request(rpc(Service.AUTH, "announce-reboot", node), codec.pack(said), None, 10)
+
+
+async def armed(lab: AuthLab) -> list[tuple[str, str]]:
+    """Who is expected, by whose word."""
+    return [(one.node, one.author) for one in (await lab.ask("armed", m.Empty(), m.ArmedReply)).nodes]
 
 
 async def alive(link: Link) -> bool:
@@ -277,18 +290,28 @@ async def test_a_node_announces_its_own_reboot(lab: AuthLab) -> None:
     await lab.arm("n001")
     link = await lab.boot(machine)
 
-    async def announce(boot: str) -> Message:
-        subject = rpc(Service.AUTH, "announce-reboot", "n001")
-        return await link.request(subject, codec.pack({"boot": boot}), None, 10)
-
-    assert (await announce("0" * 16)).headers == {
-        "Nats-Service-Error-Code": "403",
-        "Nats-Service-Error": f"boot {'0' * 16} does not speak for n001",
-    }
-    reply = codec.decode((await announce(machine.boot)).data, m.AnnounceRebootReply)
-    (armed,) = (await lab.ask("armed", m.Empty(), m.ArmedReply)).nodes
-    assert (armed.until, armed.author) == (reply.until, "node n001")
+    for boot, key, said in (
+        ("0" * 16, machine.key, f"boot {'0' * 16} does not speak for n001 with this key"),
+        (machine.boot, Key.new(), f"boot {machine.boot} does not speak for n001 with this key"),
+        (machine.boot, Forger(machine.key.public), "this is not signed with the key that is to speak for n001"),
+    ):
+        refused = (await announce(link, "n001", boot, key)).headers
+        assert refused == {"Nats-Service-Error-Code": "403", "Nats-Service-Error": said}
+    reply = codec.decode((await announce(link, "n001", machine.boot, machine.key)).data, m.AnnounceRebootReply)
+    assert await armed(lab) == [("n001", "node n001")]
+    assert reply.until > datetime.now(UTC)
     await lab.boot(Machine("n001"))
+
+
+async def test_what_a_thief_announced_is_not_expected_once_it_is_revoked(lab: AuthLab) -> None:
+    thief = Machine("n001")
+    await lab.arm("n001", "n002")
+    link = await lab.boot(thief)
+    await announce(link, "n001", thief.boot, thief.key)
+    await lab.ask("revoke", m.RevokeRequest(nodes=["n001", "n002"], author="ada"), m.RevokeReply)
+    assert await armed(lab) == []
+    await lab.refused(another := Machine("n001"), lab.token(another))
+    assert await lab.changes("n002", 2) == ["armed", "disarmed"]
 
 
 async def test_revoked_it_is_cut_and_stays_out(lab: AuthLab) -> None:

@@ -34,6 +34,7 @@ from shoal_execd.settings import Settings
 from shoal_execd.timeline import Timeline
 from shoal_identity import signatures
 from shoal_identity.keys import Key
+from shoal_identity.statements import says_reboot
 from shoal_identity.trust import Trust
 from shoal_model import ports, subjects
 from shoal_model.messages import (
@@ -307,6 +308,12 @@ async def test_a_server_that_is_not_of_this_cluster_learns_no_token(tmp_path: Pa
     assert set(heard) == {b""}
 
 
+class Unsecured(Identity):
+    """A key, on a bus without TLS."""
+
+    tls = None  # type: ignore[assignment]
+
+
 def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: str) -> None:
     program = tmp_path / "systemctl"
     program.write_text(f"#!/bin/sh\ncase $1 in list-jobs) echo '{jobs}';; *) echo running;; esac\n")
@@ -346,6 +353,8 @@ async def test_a_reboot_is_announced_before_the_agent_goes_and_its_own_restart_i
     bus: NatsBus, nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: str, announced: int
 ) -> None:
     systemd(tmp_path, monkeypatch, jobs)
+    key = Key.new()
+    monkeypatch.setattr(handover, "load_identity", lambda *_: Unsecured(key, Trust("")))
     heard: list[tuple[str, AnnounceRebootRequest]] = []
 
     async def expect(subject: str, request: AnnounceRebootRequest) -> AnnounceRebootReply:
@@ -357,7 +366,9 @@ async def test_a_reboot_is_announced_before_the_agent_goes_and_its_own_restart_i
     seen: list[str] = []
     async with agent(tmp_path / "run", nats_server, seen):
         pass
-    assert heard == [("rpc.auth.v1.announce-reboot.n001", AnnounceRebootRequest(boot="b1"))] * announced
+    assert [(subject, request.boot, request.key) for subject, request in heard] == [
+        ("rpc.auth.v1.announce-reboot.n001", "b1", key.public)
+    ] * announced
     assert ("this node boots again" in "".join(seen)) is bool(announced)
 
 
@@ -404,4 +415,6 @@ async def test_a_boot_that_failed_is_announced_with_the_key_alone(
     announcer = Announcer(Journal("stage1", []), Head("n001", [secure.url], Identity(key, secure.trust)), "b1")
     async with services(secure, Endpoint(every, AnnounceRebootRequest, expect)):
         await asyncio.to_thread(announcer)
-    assert heard == [AnnounceRebootRequest(boot="b1")]
+    (request,) = heard
+    assert (request.boot, request.key) == ("b1", key.public)
+    assert says_reboot("n001", "b1", key.public, request.signature)

@@ -19,7 +19,8 @@ from shoal_execd import handover, vitals
 from shoal_execd.commands import Command, execute, parse_command
 from shoal_execd.configure import await_options
 from shoal_execd.handover import BootState
-from shoal_execd.head import ask_orders
+from shoal_execd.head import Head, ask_orders
+from shoal_execd.identity import Identity
 from shoal_execd.journal import Journal
 from shoal_execd.landing import Slot
 from shoal_execd.multicast import Multicast
@@ -29,6 +30,8 @@ from shoal_execd.rebooting import announce
 from shoal_execd.timeline import DEGRADED, Timeline
 from shoal_identity import signatures
 from shoal_identity.keys import Key
+from shoal_identity.statements import say_reboot
+from shoal_identity.trust import Trust
 from shoal_mcast.session import Join
 from shoal_model import subjects
 from shoal_model.messages import (
@@ -184,7 +187,7 @@ async def test_every_request_of_a_node_fits_its_model(bus: NatsBus, nats_server:
         ),
     ]
     await bus.serve("head", "0.1.0", endpoints)
-    node = await connect([nats_server.url], name="n001", timeout=10)
+    node, key = await connect([nats_server.url], name="n001", timeout=10), Key.new()
     timeline = Timeline("n001", "b1", Journal("stage1", []))
     try:
         orders = await ask_orders(node, timeline, (BUILDER.public,))
@@ -194,7 +197,7 @@ async def test_every_request_of_a_node_fits_its_model(bus: NatsBus, nats_server:
             reason = await Multicast(node, "n001", "b1", "10.0.0.2").receive(slot.open(orders.manifest), DIGEST)
         assert reason is not None
         assert "geometry" in reason
-        await announce(node, "n001", "b1", timeline.journal)
+        await announce(node, Head("n001", [], Identity(key, Trust(""))), "b1", timeline.journal)
         assert "expects it until 2026-11-20" in timeline.journal.batch()[-1]
     finally:
         await node.close()
@@ -202,7 +205,7 @@ async def test_every_request_of_a_node_fits_its_model(bus: NatsBus, nats_server:
         BootRequest(boot="b1"),
         AnnounceRequest(boot="b1", release="0.1.0"),
         JoinRequest(boot="b1", image=DIGEST, address="10.0.0.2", missing=5),
-        AnnounceRebootRequest(boot="b1"),
+        AnnounceRebootRequest(boot="b1", key=key.public, signature=say_reboot("n001", "b1", key)),
     ]
 
 

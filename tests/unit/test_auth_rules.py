@@ -1,6 +1,6 @@
 """The decision, and what is stored of it: tables, and a machine that tries everything in any order."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -158,6 +158,22 @@ def test_a_bound_boot_has_used_up_its_token_and_its_arm() -> None:
     assert verdict.after.arm is None
     assert verdict.after.binding is not None
     assert [(used.boot, used.key) for used in verdict.after.binding.used] == [(BOOTS[0], A)]
+
+
+def test_what_a_node_announces_is_expected_for_as_long_as_its_key_speaks() -> None:
+    announced = identities.expect(BOUND, AT + timedelta(minutes=1), "node n001", A)
+    assert announced.armed(AT)
+    replaced = replace(identities.bind(BOUND, party(B, BOOTS[1])), arm=announced.arm)
+    revoked = replace(REVOKED, arm=announced.arm)
+    for one in (replaced, revoked):
+        assert not one.armed(AT), "it was announced while the key was replaced or revoked"
+        assert outcome(decided(attempt(C, token(BOOTS[2])), Book(one))) == Outcome.NOT_ARMED
+        assert identities.tidy(one, AT, recorded=True).arm is None
+
+
+def test_who_is_revoked_is_expected_no_more() -> None:
+    for stored in (ARMED, BOUND_ARMED, replace(REVOKED, arm=ARMED.arm)):
+        assert identities.revoke(stored).arm is None
 
 
 def test_held_attempts_count_up_and_the_oldest_goes_that_nobody_refused() -> None:

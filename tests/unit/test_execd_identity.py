@@ -30,6 +30,8 @@ from shoal_execd.rebooting import Announcer, announce, going_down
 from shoal_execd.timeline import Timeline
 from shoal_identity import trust
 from shoal_identity.keys import Key
+from shoal_identity.statements import says_reboot
+from shoal_identity.trust import Trust
 from shoal_model import ports
 
 TOKEN = "boot-token-of-n001"
@@ -306,9 +308,20 @@ async def test_the_head_is_told_of_a_reboot_and_the_journal_whether_it_knows(
 ) -> None:
     seen: list[str] = []
     auth = Auth(answer)
-    await announce(auth, "n001", "b1", Journal("execd", [seen.append]))
-    assert auth.asked == [("rpc.auth.v1.announce-reboot.n001", {"boot": "b1"})]
+    key = Key.new()
+    head = Head("n001", [], Identity(key, Trust("")))
+    await announce(auth, head, "b1", Journal("execd", [seen.append]))
+    ((subject, request),) = auth.asked
+    assert subject == "rpc.auth.v1.announce-reboot.n001"
+    assert (request["boot"], request["key"]) == ("b1", key.public)
+    assert says_reboot("n001", "b1", key.public, request["signature"])
     assert said in seen[0]
+
+
+async def test_who_proves_nothing_has_not_to_be_expected() -> None:
+    auth = Auth({})
+    await announce(auth, Head("n001", []), "b1", Journal("execd", []))
+    assert auth.asked == []
 
 
 def test_a_boot_that_failed_before_the_bus_let_us_in_has_nobody_to_tell() -> None:

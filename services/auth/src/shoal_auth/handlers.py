@@ -15,6 +15,7 @@ from shoal_auth.outbox import Outbox
 from shoal_auth.sweeper import Sweeper
 from shoal_bus.api import Endpoint
 from shoal_bus.errors import BusError, Conflict, Denied, NotFound, Unavailable
+from shoal_identity.statements import says_reboot
 from shoal_model.messages import (
     AnnounceRebootReply,
     AnnounceRebootRequest,
@@ -104,6 +105,7 @@ class Handlers:
         already = self.sweeper.cuts(set(request.nodes))
         changes = await self._change(request.nodes, identities.revoke)
         revoked = [after for before, after in changes if before.speaker is not None]
+        self._tell((after for before, after in changes if before.arm is not None), "disarmed", request.author)
         self._tell(revoked, "revoked", request.author)
         if revoked:
             await self._cut()
@@ -139,15 +141,18 @@ class Handlers:
         return decided
 
     async def announce_reboot(self, subject: str, request: AnnounceRebootRequest) -> AnnounceRebootReply:
-        """See `AnnounceRebootRequest`. Denied unless the boot that ends is the one that is bound."""
+        """See `AnnounceRebootRequest`. Denied unless the key that is bound says it, of the boot that is bound."""
         node, at = node_in(subject), self.now()
+        if not says_reboot(node, request.boot, request.key, request.signature):
+            raise Denied(f"this is not signed with the key that is to speak for {node}")
 
         def step(identity: Identity) -> Identity:
-            if identity.speaker is None or identity.speaker.boot != request.boot:
-                raise Denied(f"boot {request.boot} does not speak for {node}")
-            if identity.arm is not None and identity.arm.until > at + _REBOOT_AGAIN:
+            speaker = identity.speaker
+            if speaker is None or (speaker.boot, speaker.key) != (request.boot, request.key):
+                raise Denied(f"boot {request.boot} does not speak for {node} with this key")
+            if identity.armed(at + _REBOOT_AGAIN):
                 return identity
-            return identities.expect(identity, at + _REBOOT, f"node {node}")
+            return identities.expect(identity, at + _REBOOT, f"node {node}", speaker.key)
 
         before, after = await self.ledger.change(node, step)
         if before.arm != after.arm:

@@ -47,10 +47,13 @@ class Bound(Message):
 
 
 class Arm(Message):
-    """The next boot of a node is expected until then, by somebody's word."""
+    """The next boot of a node is expected until then, by somebody's word: with a `key`, by the word of who speaks for
+    the node with it, which counts for as long as it does.
+    """
 
     until: AwareDatetime
     author: Line
+    key: NodeKey | None = None
 
 
 class Held(Message):
@@ -90,7 +93,9 @@ class Identity:
 
     def armed(self, at: datetime) -> bool:
         """Whether a boot is expected."""
-        return self.arm is not None and self.arm.until > at
+        if self.arm is None or self.arm.until <= at:
+            return False
+        return self.arm.key is None or (self.speaker is not None and self.speaker.key == self.arm.key)
 
     def attempt_of(self, key: str) -> Quarantined | None:
         """What is in quarantine of this key."""
@@ -120,9 +125,9 @@ def bind(identity: Identity, party: Party, until: datetime | None = None) -> Ide
     return _marked(replace(identity, binding=bound, arm=None), party.key, QuarantineState.ADMITTED, at)
 
 
-def expect(identity: Identity, until: datetime, author: str) -> Identity:
-    """Expect a boot until then."""
-    return replace(identity, arm=Arm(until=until, author=author))
+def expect(identity: Identity, until: datetime, author: str, key: str | None = None) -> Identity:
+    """Expect a boot until then; `key`: see `Arm`."""
+    return replace(identity, arm=Arm(until=until, author=author, key=key))
 
 
 def disarm(identity: Identity) -> Identity:
@@ -131,7 +136,8 @@ def disarm(identity: Identity) -> Identity:
 
 
 def revoke(identity: Identity) -> Identity:
-    """Have nobody speak for the node."""
+    """Have nobody speak for the node, and expect no boot: whoever spoke for it may have announced one."""
+    identity = disarm(identity)
     if identity.binding is None or identity.binding.revoked:
         return identity
     return replace(identity, binding=identity.binding.model_copy(update={"revoked": True}))
@@ -175,7 +181,7 @@ def tidy(identity: Identity, at: datetime, *, recorded: bool) -> Identity:
     """Without what is over. Of a node that is recorded no more nothing stays, once its used tokens are too old."""
     binding = identity.binding
     if not recorded:
-        identity = replace(revoke(identity), arm=None, quarantine=None)
+        identity = replace(revoke(identity), quarantine=None)
         if binding is not None and all(used.until <= at for used in binding.used):
             return replace(identity, binding=None)
     if identity.arm is not None and not identity.armed(at):

@@ -10,6 +10,7 @@ from shoal_execd.commands import Command, execute
 from shoal_execd.head import Head
 from shoal_execd.journal import Journal
 from shoal_execd.timeline import Link, explain
+from shoal_identity.statements import say_reboot
 from shoal_model import subjects
 from shoal_model.subjects import Service
 
@@ -19,11 +20,17 @@ _LIST_JOBS = Command("jobs", ("systemctl", "list-jobs", "--no-legend"), 3.0)
 _TARGETS = {"reboot.target", "kexec.target", "poweroff.target", "halt.target"}
 
 
-async def announce(link: Link, node: str, boot: str, journal: Journal) -> None:
-    """Have the head expect this node again; `boot` is the boot that ends. Takes 3 seconds at most."""
-    subject = subjects.rpc(Service.AUTH, "announce-reboot", node)
+async def announce(link: Link, head: Head, boot: str, journal: Journal) -> None:
+    """Have the head expect this node again; `boot` is the boot that ends. Takes 3 seconds at most.
+
+    Does nothing where nothing is proven: there nobody has to be expected.
+    """
+    if head.identity is None:
+        return
+    node, key = head.node, head.identity.key
+    request = {"boot": boot, "key": key.public, "signature": say_reboot(node, boot, key)}
     try:
-        reply = await link.request(subject, {"boot": boot}, timeout=_TELL)
+        reply = await link.request(subjects.rpc(Service.AUTH, "announce-reboot", node), request, timeout=_TELL)
     except BusError as error:
         journal.info(f"the head does not know that this node boots again ({error}): `shoal boot arm {node}` tells it")
     else:
@@ -57,6 +64,6 @@ class Announcer:
     async def _announce(self, head: Head) -> None:
         bus = await head.reach("reboot", self.journal, timeout=_REACH)
         try:
-            await announce(bus, head.node, self.boot, self.journal)
+            await announce(bus, head, self.boot, self.journal)
         finally:
             await bus.close()

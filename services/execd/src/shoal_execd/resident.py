@@ -58,7 +58,7 @@ async def _work(settings: Settings, state: BootState, head: Head, timeline: Time
             finally:
                 # The unit is stopped before the network goes.
                 if await rebooting.going_down():
-                    await rebooting.announce(bus, state.node, state.boot, timeline.journal)
+                    await rebooting.announce(bus, head, state.boot, timeline.journal)
     finally:
         await commands.stop()
         await bus.close()

@@ -48,6 +48,10 @@ class AnnounceRebootRequest(Message):
     """`rpc.auth.v1.announce-reboot.<node>`: this node, proven by its key, is about to boot again: expect it."""
 
     boot: BootId = Field(description="the boot that ends")
+    key: NodeKey = Field(description="the key that speaks for this node")
+    signature: bytes = Field(
+        min_length=64, max_length=64, description="by this key, of node and boot: `shoal_identity.statements`"
+    )
 
 
 class AnnounceRebootReply(Message):
@@ -77,7 +81,9 @@ class BindingsReply(Message):
 
 
 class RevokeRequest(Message):
-    """`rpc.auth.v1.revoke`: what speaks for these nodes now speaks no more, and its connections are cut."""
+    """`rpc.auth.v1.revoke`: what speaks for these nodes now speaks no more, its connections are cut, and none of
+    their boots is expected any more.
+    """
 
     nodes: list[Name] = Field(min_length=1, max_length=100_000)
     author: Line
