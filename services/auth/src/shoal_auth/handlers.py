@@ -12,9 +12,10 @@ from shoal_auth.choice import chosen
 from shoal_auth.identity import Identity
 from shoal_auth.ledger import Ledger
 from shoal_auth.outbox import Outbox
+from shoal_auth.recorded import Recorded
 from shoal_auth.sweeper import Sweeper
 from shoal_bus.api import Endpoint
-from shoal_bus.errors import BusError, Conflict, Denied, NotFound, Unavailable
+from shoal_bus.errors import BusError, Conflict, Denied, Unavailable
 from shoal_identity.statements import says_reboot
 from shoal_model.messages import (
     AnnounceRebootReply,
@@ -33,14 +34,12 @@ from shoal_model.messages import (
     RevokeReply,
     RevokeRequest,
 )
-from shoal_model.records import Cluster
 from shoal_model.subjects import Service, node_in, rpc, rpc_of_every_node
 
 _REBOOT = timedelta(minutes=30)
 _REBOOT_AGAIN = timedelta(minutes=25)
 """A node that announces its reboot again while so much is left of the first time changes nothing."""
 _AT_ONCE = 500
-_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Handlers:
     ledger: Ledger
     sweeper: Sweeper
     outbox: Outbox
-    cluster: Callable[[], Cluster]
+    recorded: Recorded
     now: Callable[[], datetime]
 
     def endpoints(self) -> list[Endpoint[Any]]:
@@ -71,7 +70,7 @@ class Handlers:
 
     async def arm(self, _: str, request: ArmRequest) -> ArmedReply:
         """See `ArmRequest`. NotFound names nodes that are not there; then none is armed."""
-        self._check_recorded(request.nodes)
+        await self.recorded.check(request.nodes)
         until = self.now() + timedelta(seconds=request.seconds)
 
         def step(identity: Identity) -> Identity:
@@ -119,8 +118,8 @@ class Handlers:
 
     async def decide(self, _: str, request: DecideRequest) -> Quarantined:
         """See `DecideRequest`. NotFound if there is no such attempt; Conflict if it is not clear which one is meant."""
+        await self.recorded.check([request.node])
         at = self.now()
-        self._check_recorded([request.node])
 
         def step(identity: Identity) -> Identity:
             key = chosen(identity, request.key).attempt.key
@@ -184,13 +183,6 @@ class Handlers:
             for one in found
             if one.arm is not None and one.armed(at)
         ]
-
-    def _check_recorded(self, nodes: Sequence[str]) -> None:
-        recorded = self.cluster().nodes
-        missing = [node for node in nodes if node not in recorded]
-        if missing:
-            more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-            raise NotFound(f"there is no node {', '.join(missing[:_NAMED])}{more}")
 
     def _tell(self, changed: Iterable[Identity], what: str, author: str, party: Party | None = None) -> None:
         at = self.now()

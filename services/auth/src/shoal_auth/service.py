@@ -20,6 +20,7 @@ from shoal_auth.ledger import Ledger
 from shoal_auth.outbox import Outbox
 from shoal_auth.proofs import BootTokens, BoundKey, FormerKey
 from shoal_auth.quarantine import Quarantine
+from shoal_auth.recorded import Recorded
 from shoal_auth.sweeper import Sweeper
 from shoal_bus.api import Bus, Store
 from shoal_bus.connection import Connection, Credentials, connect
@@ -97,7 +98,9 @@ class _Crew:
         self._housekeeping = Housekeeping(self._ledger, self.outbox, cluster, duty.now)
         self.book.on_change(self._sweeper.changed)
         view.on_change(self._housekeeping.changed)
-        self.handlers = Handlers(self._ledger, self._sweeper, self.outbox, cluster, duty.now)
+        recorded = Recorded(cluster)
+        view.on_change(recorded.changed)
+        self.handlers = Handlers(self._ledger, self._sweeper, self.outbox, recorded, duty.now)
         self.parts = Parts(
             cluster=cluster,
             proofs=(BoundKey(), BootTokens(duty.boot_keys), FormerKey()),
