@@ -83,6 +83,31 @@ async def test_a_connection_that_outlived_its_revocation_is_cut_by_the_next_auth
         await link.lost()
 
 
+async def test_of_two_in_one_boot_the_first_is_cut_by_the_next_auth(
+    lab: AuthLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator admits the second one, and auth ends before it has cut the first."""
+
+    async def unheard(*_: object) -> None:
+        raise Unavailable("no server answers")
+
+    thief = Machine("n001")
+    node = Machine("n001", thief.boot)
+    with monkeypatch.context() as patch:
+        patch.setattr(connections.Connections, "cut", unheard)
+        async with lab.replica():
+            await lab.arm("n001")
+            stolen = await lab.boot(thief)
+            await lab.refused(node, token := lab.token(node))
+            await lab.held()
+            with pytest.raises(Unavailable, match="it is done"):
+                await lab.ask("decide", m.DecideRequest(node="n001", admit=True, author="ada"), m.Quarantined)
+            await stolen.flush()
+    async with lab.replica(), asyncio.timeout(15):
+        await stolen.lost()
+        await (await lab.knock(node, token)).flush()
+
+
 async def test_bindings_outlive_auth_and_the_server(lab: AuthLab) -> None:
     machine = Machine("n001")
     async with lab.replica():

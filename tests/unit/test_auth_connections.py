@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +14,7 @@ import pytest
 from shoal_auth import connections
 from shoal_auth import identity as identities
 from shoal_auth.book import Book
-from shoal_auth.connections import Connections
+from shoal_auth.connections import Connections, user_name
 from shoal_auth.identity import Identity
 from shoal_auth.ledger import Ledger
 from shoal_auth.sweeper import Sweeper
@@ -75,22 +77,58 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_QUIET", 0.05)
 
 
-def party(boot: str) -> Party:
-    return Party(key=Key.new().public, address="10.77.0.11", boot=boot, at=AT)
+def party(boot: str, key: str | None = None) -> Party:
+    return Party(key=key or Key.new().public, address="10.77.0.11", boot=boot, at=AT)
+
+
+P1, P2, P3 = party("b1"), party("b2"), party("b3")
+
+
+@dataclass
+class Auth:
+    """A book with its store, a sweeper, and the servers that it sweeps."""
+
+    servers: Servers
+    store: MemoryStore
+    ledger: Ledger
+    sweeper: Sweeper
+
+    async def bind(self, node: str, who: Party) -> None:
+        await self.ledger.change(node, lambda one: identities.bind(one, who))
+
+
+@asynccontextmanager
+async def auth(**users: dict[int, str]) -> AsyncIterator[Auth]:
+    servers, store, book = Servers(**users), MemoryStore(), Book()
+    ledger = Ledger(store, book)
+    sweeper = Sweeper(Connections(cast("Connection", servers)), book, store)
+    book.on_change(sweeper.changed)
+    running = asyncio.create_task(ledger.run())
+    try:
+        yield Auth(servers, store, ledger, sweeper)
+    finally:
+        running.cancel()
+
+
+def test_a_connection_is_called_by_node_boot_and_key() -> None:
+    assert user_name("n001", P1) == f"n001@b1@{P1.key[1:13]}"
+    assert user_name("n001", P1.model_copy(update={"boot": None})) == f"n001@@{P1.key[1:13]}"
 
 
 async def test_nodes_are_found_at_every_server_on_every_page() -> None:
     service = Key.new().public
     servers = Servers(
-        NA={1: "n001@b1", 2: service, 3: "n002@b2", 4: "n003@b3", 5: "n001@b1"}, NB={1: "n004@b4"}, NC={7: service}
+        NA={1: "n001@b1@K1", 2: service, 3: "n002@b2@K2", 4: "n003@b3@K3", 5: "n001@b1@K1"},
+        NB={1: "n004@b4@K4"},
+        NC={7: service},
     )
     peers = await Connections(cast("Connection", servers)).peers()
-    assert {(peer.server, peer.id, peer.node, peer.boot) for peer in peers} == {
-        ("NA", 1, "n001", "b1"),
-        ("NA", 3, "n002", "b2"),
-        ("NA", 4, "n003", "b3"),
-        ("NA", 5, "n001", "b1"),
-        ("NB", 1, "n004", "b4"),
+    assert {(peer.server, peer.id, peer.node, peer.user) for peer in peers} == {
+        ("NA", 1, "n001", "n001@b1@K1"),
+        ("NA", 3, "n002", "n002@b2@K2"),
+        ("NA", 4, "n003", "n003@b3@K3"),
+        ("NA", 5, "n001", "n001@b1@K1"),
+        ("NB", 1, "n004", "n004@b4@K4"),
     }
 
 
@@ -100,50 +138,38 @@ async def test_servers_that_tell_nothing_are_told_of() -> None:
 
 
 async def test_cut_is_who_speaks_for_a_node_no_more() -> None:
-    servers = Servers(NA={1: "n001@b1", 2: "n001@b2", 3: "n002@b2", 4: "n003@b3", 5: "n004@b4"}, NB={1: "n001@b1"})
-    store, book = MemoryStore(), Book()
-    ledger = Ledger(store, book)
-    sweeper = Sweeper(Connections(cast("Connection", servers)), book, store)
-    book.on_change(sweeper.changed)
-    running = asyncio.create_task(ledger.run())
-    for node, boot in (("n001", "b1"), ("n002", "b2"), ("n003", "b3")):
-        await ledger.change(node, lambda one, boot=boot: identities.bind(one, party(boot)))  # type: ignore[misc]
-    await sweeper.sweep()
-    assert sorted(servers.cut) == [("NA", 2), ("NA", 5)]
-    await ledger.change("n001", lambda one: identities.bind(one, party("b3")))
-    await ledger.change("n003", identities.revoke)
-    await sweeper.sweep()
-    assert sorted(servers.cut[2:]) == [("NA", 1), ("NA", 4), ("NB", 1)]
-    assert servers.users == {"NA": {3: "n002@b2"}, "NB": {}}
-    assert sweeper.cuts(["n001", "n003"]) == 4
-    running.cancel()
+    n001, n002, n003 = user_name("n001", P1), user_name("n002", P2), user_name("n003", P3)
+    async with auth(
+        NA={1: n001, 2: user_name("n001", P2), 3: n002, 4: n003, 5: "n004@b4@K4", 6: "n001@b1"}, NB={1: n001}
+    ) as one:
+        for node, who in (("n001", P1), ("n002", P2), ("n003", P3)):
+            await one.bind(node, who)
+        await one.sweeper.sweep()
+        assert sorted(one.servers.cut) == [("NA", 2), ("NA", 5), ("NA", 6)]
+        await one.bind("n001", P3)
+        await one.ledger.change("n003", identities.revoke)
+        await one.sweeper.sweep()
+        assert sorted(one.servers.cut[3:]) == [("NA", 1), ("NA", 4), ("NB", 1)]
+        assert one.servers.users == {"NA": {3: n002}, "NB": {}}
+        assert one.sweeper.cuts(["n001", "n003"]) == 5
 
 
-async def test_a_key_that_was_replaced_within_a_boot_is_cut_once() -> None:
-    servers = Servers(NA={1: "n001@b1", 2: "n002@b2"})
-    store, book = MemoryStore(), Book()
-    ledger = Ledger(store, book)
-    sweeper = Sweeper(Connections(cast("Connection", servers)), book, store)
-    book.on_change(sweeper.changed)
-    running = asyncio.create_task(ledger.run())
-    for node, boot in (("n001", "b1"), ("n002", "b2"), ("n001", "b1")):
-        await ledger.change(node, lambda one, boot=boot: identities.bind(one, party(boot)))  # type: ignore[misc]
-    await sweeper.sweep()
-    servers.users["NA"][9] = "n001@b1"
-    await sweeper.sweep()
-    assert servers.cut == [("NA", 1)]
-    running.cancel()
+async def test_a_key_that_was_replaced_within_a_boot_is_cut_by_an_auth_that_did_not_see_it() -> None:
+    thief, node = party("b1"), party("b1")
+    async with auth(NA={1: user_name("n001", thief), 2: user_name("n002", P2), 3: user_name("n001", node)}) as one:
+        for name, who in (("n001", thief), ("n002", P2), ("n001", node)):
+            await one.bind(name, who)
+        fresh = Sweeper(Connections(cast("Connection", one.servers)), one.ledger.book, one.store)
+        await fresh.sweep()
+        await fresh.sweep()
+        assert one.servers.cut == [("NA", 1)]
 
 
 async def test_a_replica_that_is_behind_asks_before_it_cuts() -> None:
-    servers = Servers(NA={1: "n001@b2"})
-    store, book = MemoryStore(), Book()
-    ledger = Ledger(store, book)
-    running = asyncio.create_task(ledger.run())
-    await ledger.change("n001", lambda one: identities.bind(one, party("b1")))
-    await ledger.change("n001", lambda one: identities.bind(one, party("b2")))
-    behind = Book()
-    assert behind.of("n001") == Identity("n001")
-    await Sweeper(Connections(cast("Connection", servers)), behind, store).sweep()
-    assert servers.cut == []
-    running.cancel()
+    async with auth(NA={1: user_name("n001", P2)}) as one:
+        await one.bind("n001", P1)
+        await one.bind("n001", P2)
+        behind = Book()
+        assert behind.of("n001") == Identity("n001")
+        await Sweeper(Connections(cast("Connection", one.servers)), behind, one.store).sweep()
+        assert one.servers.cut == []

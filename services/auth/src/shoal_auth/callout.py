@@ -147,7 +147,7 @@ class Callout:
         seconds = int(asked.at.timestamp())
         if isinstance(verdict, LetIn):
             metrics.ATTEMPTS.labels(Outcome.LET_IN).inc()
-            name = user_name(verdict.node, verdict.party.boot)
+            name = user_name(verdict.node, verdict.party)
             body = answer.let_in(asked.question, name, verdict.node, self._seal, seconds, random.random())
         else:
             metrics.ATTEMPTS.labels(verdict.outcome).inc()

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from shoal_auth.answer import ACCOUNT
 from shoal_bus.connection import Connection, Message
 from shoal_bus.errors import BusError
+from shoal_model.messages import Party
 
 log = structlog.stdlib.get_logger("shoal.auth")
 
@@ -19,16 +20,21 @@ _PAGE = 1024
 _FIRST, _QUIET = 2.0, 0.25
 """Seconds for the first server to answer, and then for the next one: how many there are, nobody tells."""
 _KICK_WITHIN = 2.0
+_SHOWN = 12
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A node's connection: `id` at the server `server`."""
+    """A node's connection: `id` at the server `server`, and who it was let in as: see `user_name`."""
 
     server: str
     id: int
-    node: str
-    boot: str
+    user: str
+
+    @property
+    def node(self) -> str:
+        """The node that it is to speak for."""
+        return self.user.partition("@")[0]
 
 
 class _Server(BaseModel):
@@ -50,9 +56,9 @@ class _Page(BaseModel):
     data: _Data = _Data()
 
 
-def user_name(node: str, boot: str | None) -> str:
-    """What servers call a node's connection."""
-    return f"{node}@{boot or ''}"
+def user_name(node: str, party: Party) -> str:
+    """What servers call the connection of who speaks for a node: another key of the same boot has another name."""
+    return f"{node}@{party.boot or ''}@{party.key[1 : 1 + _SHOWN]}"
 
 
 class Connections:
@@ -117,6 +123,5 @@ async def _next(arrived: asyncio.Queue[Message], seconds: float) -> Message | No
 def _nodes(page: _Page) -> Iterator[Peer]:
     """Users of our configuration are called by their keys, nodes by `user_name`: only a node's has an @."""
     for connection in page.data.connections:
-        node, at, boot = connection.authorized_user.partition("@")
-        if at:
-            yield Peer(page.server.id, connection.cid, node, boot)
+        if "@" in connection.authorized_user:
+            yield Peer(page.server.id, connection.cid, connection.authorized_user)

@@ -11,7 +11,7 @@ import structlog
 
 from shoal_auth import metrics
 from shoal_auth.book import Book, binding, binding_key
-from shoal_auth.connections import Connections, Peer
+from shoal_auth.connections import Connections, Peer, user_name
 from shoal_auth.identity import Identity
 from shoal_bus.api import Store
 from shoal_bus.errors import BusError
@@ -36,18 +36,13 @@ class Sweeper:
         self._store = store
         self._wanted = asyncio.Event()
         self._turn = asyncio.Lock()
-        self._suspects: set[str] = set()
-        """Nodes whose key was replaced within one boot: the two connections have the same name."""
         self._cuts: Counter[str] = Counter()
 
     def changed(self, before: Identity, after: Identity) -> None:
         """Look for connections to cut, if somebody speaks for the node no more."""
         old, new = before.speaker, after.speaker
-        if old is None or (new is not None and new.key == old.key):
-            return
-        if new is not None and new.boot == old.boot:
-            self._suspects.add(after.node)
-        self._wanted.set()
+        if old is not None and (new is None or new.key != old.key):
+            self._wanted.set()
 
     async def run(self) -> None:
         """Sweep at once, whenever there is a reason and once more then, and every minute, for ever."""
@@ -70,31 +65,23 @@ class Sweeper:
         """Cut what is to be cut now. Raises BusError."""
         async with self._turn:
             self._wanted.clear()
-            suspects, self._suspects = self._suspects, set()
-            try:
-                peers = [peer for peer in await self._connections.peers() if self._stale(peer, suspects)]
-                for first in range(0, len(peers), _AT_ONCE):
-                    await asyncio.gather(*(self._cut(peer, suspects) for peer in peers[first : first + _AT_ONCE]))
-            except BusError:
-                self._suspects |= suspects
-                raise
+            peers = [peer for peer in await self._connections.peers() if not _speaks(peer, self._book.of(peer.node))]
+            for first in range(0, len(peers), _AT_ONCE):
+                await asyncio.gather(*map(self._cut, peers[first : first + _AT_ONCE]))
 
-    def _stale(self, peer: Peer, suspects: set[str]) -> bool:
-        return peer.node in suspects or not _speaks(peer, self._book.of(peer.node))
-
-    async def _cut(self, peer: Peer, suspects: set[str]) -> None:
+    async def _cut(self, peer: Peer) -> None:
         """Unless the book is behind what let the peer in: so the leader is asked first."""
         there = await self._store.get(binding_key(peer.node))
-        if peer.node not in suspects and _speaks(peer, binding(there, peer.node)):
+        if _speaks(peer, binding(there, peer.node)):
             return
         await self._connections.cut(peer)
         self._cuts[peer.node] += 1
         metrics.CUT.inc()
-        log.info("auth.cut", node=peer.node, boot=peer.boot, server=peer.server, connection=peer.id)
+        log.info("auth.cut", user=peer.user, server=peer.server, connection=peer.id)
 
 
 def _speaks(peer: Peer, identity: Identity) -> bool:
-    return identity.speaker is not None and (identity.speaker.boot or "") == peer.boot
+    return identity.speaker is not None and user_name(identity.node, identity.speaker) == peer.user
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:
