@@ -14,7 +14,6 @@ from lab.auth_lab import DOCUMENT, AuthLab, Machine, auth_lab, until
 from shoal_bus import server_config
 from shoal_bus.errors import BusError, Unavailable
 from shoal_bus.link import Link
-from shoal_identity.keys import Key
 from shoal_model import messages as m
 
 _PROGRAM = Path(sys.executable).parent / "shoal-auth"
@@ -141,8 +140,6 @@ async def test_it_proves_nodes_again_after_it_was_killed(lab: AuthLab, processes
         ({"SHOAL_ISSUER_KEY": "{folder}/callout"}, "its public key should begin with A"),
         ({"SHOAL_SYSTEM_KEY": "{folder}/issuer"}, "its public key should begin with U"),
         ({"SHOAL_ISSUER_KEY": "/nowhere"}, "cannot read the key /nowhere"),
-        ({"SHOAL_BOOT_KEYS": "rubbish"}, "is no public key"),
-        ({"SHOAL_BOOT_KEYS": Key.new().seed}, "is no public key"),
     ],
 )
 async def test_it_says_what_it_needs_and_tells_no_secret(

@@ -6,7 +6,7 @@ from pathlib import Path
 from shoal_auth.answer import Seal
 from shoal_auth.service import Access, Duty, answering
 from shoal_auth.settings import AuthSettings
-from shoal_identity.keys import Key, KeyProblem, is_public
+from shoal_identity.keys import Key, KeyProblem
 from shoal_model.subjects import Service
 from shoal_service.errors import Fatal
 from shoal_service.run import Context, run
@@ -18,7 +18,7 @@ async def body(context: Context[AuthSettings]) -> None:
     callout, system = (_key(settings, name, "U") for name in ("callout_key", "system_key"))
     issuer = _key(settings, "issuer_key", "A")
     access = Access(settings.nats, callout, system, context.trust)
-    duty = Duty(Seal(issuer, settings.lifetime), _boot_keys(settings), context.now, context.version)
+    duty = Duty(Seal(issuer, settings.lifetime), settings.boot_keys, context.now, context.version)
     async with answering(context.bus, access, duty):
         context.ready()
         await asyncio.Event().wait()
@@ -41,10 +41,3 @@ def _key(settings: AuthSettings, name: str, kind: str) -> Key:
     if not key.public.startswith(kind):
         raise Fatal(f"SHOAL_{name.upper()}: {path} holds another kind of key: its public key should begin with {kind}")
     return key
-
-
-def _boot_keys(settings: AuthSettings) -> list[str]:
-    for number, key in enumerate(settings.boot_keys, 1):
-        if not is_public(key) or not key.startswith("U"):
-            raise Fatal(f"SHOAL_BOOT_KEYS: number {number} is no public key (`U…`)")  # it may be a seed: not shown
-    return settings.boot_keys
