@@ -233,32 +233,28 @@ def test_used_tokens_are_remembered_until_they_are_too_old() -> None:
     assert len(one.binding.used) == 64
 
 
-def test_who_came_in_time_and_waited_is_let_in_when_it_is_expected() -> None:
+def test_an_expired_token_is_expired_whoever_waited_with_it_and_an_operator_may_admit_it() -> None:
     later = AT + timedelta(hours=8)
     waiting = identities.hold(Identity("n001"), party(), "because", 1, AT)
-    again = attempt(shown=token(), at=later)
-    assert outcome(decided(again, Book(waiting))) == Outcome.NOT_ARMED
     expected = identities.expect(waiting, later + timedelta(minutes=1), "ada")
-    assert outcome(decided(again, Book(expected))) == "Bind"
-    another = attempt(B, token(), at=later)
-    assert outcome(decided(another, Book(expected))) == Outcome.EXPIRED
-    other_boot = attempt(shown=token(BOOTS[1]), at=later)
-    assert outcome(decided(other_boot, Book(expected))) == Outcome.EXPIRED
-
-
-def test_who_waited_while_another_was_let_in_is_not_expected_later() -> None:
-    later = AT + timedelta(hours=8)
-    held = identities.hold(Identity("n001"), party(), "because", 1, AT)
-    since = identities.bind(held, party(B, BOOTS[1], AT + timedelta(hours=1)), AT + timedelta(hours=2))
-    expected = identities.expect(since, later + timedelta(minutes=1), "ada")
-    assert outcome(decided(attempt(shown=token(), at=later), Book(expected))) == Outcome.EXPIRED
+    for stored in (waiting, expected):
+        verdict = decided(attempt(shown=token(), at=later), Book(stored))
+        assert isinstance(verdict, Refusal)
+        assert verdict.outcome is Outcome.EXPIRED
+        assert "`shoal quarantine admit n001`" in verdict.reason
+        assert "`shoal quarantine reject n001`" in verdict.reason
+        another = decided(attempt(B, token(), at=later), Book(stored))
+        assert isinstance(another, Refusal)
+        assert "quarantine" not in another.reason
+    admitted = identities.admit(waiting, A, later)
+    assert outcome(decided(attempt(shown=token(), at=later), Book(admitted))) == "LetIn"
 
 
 def test_a_replayed_token_that_waited_is_not_let_in_when_the_node_is_expected() -> None:
     later = AT + timedelta(hours=8)
     held = identities.hold(BOUND, party(B, at=AT + timedelta(minutes=1)), "replayed", 1, AT + timedelta(minutes=1))
     expected = identities.expect(held, later + timedelta(minutes=1), "ada")
-    assert outcome(decided(attempt(B, token(), at=later), Book(expected))) == Outcome.REPLAYED
+    assert outcome(decided(attempt(B, token(), at=later), Book(expected))) == Outcome.EXPIRED
 
 
 def test_what_is_over_goes() -> None:

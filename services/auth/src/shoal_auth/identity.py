@@ -101,6 +101,11 @@ class Identity:
         """What is in quarantine of this key."""
         return next((entry for entry in self.held if entry.attempt.key == key), None)
 
+    def waits(self, key: str) -> bool:
+        """Whether this key waits for an operator."""
+        entry = self.attempt_of(key)
+        return entry is not None and entry.state is QuarantineState.WAITING
+
     def rejects(self, key: str) -> bool:
         """Whether an operator has refused this key for good."""
         entry = self.attempt_of(key)

@@ -121,8 +121,9 @@ def _forged(attempt: Attempt, known: Known, problem: str) -> Refusal:
 def _invalid(token: BootToken, attempt: Attempt, known: Known) -> Refusal | None:
     """Why a genuine token does not count here and now."""
     node, record, party = token.node, known.cluster.nodes[token.node], _party(token, attempt)
-    if token.not_after < attempt.at.timestamp() and not _came_in_time(token, attempt, known):
-        reason = words.expired(node, datetime.fromtimestamp(token.not_after, UTC))
+    if token.not_after < attempt.at.timestamp():
+        waits = known.identities.of(node).waits(attempt.key)
+        reason = words.expired(node, datetime.fromtimestamp(token.not_after, UTC), waits=waits)
         return Refusal(Outcome.EXPIRED, reason, node, party, AlarmKind.EXPIRED)
     if token.address != attempt.address:
         reason = words.elsewhere(node, token.address, attempt.address)
@@ -130,17 +131,6 @@ def _invalid(token: BootToken, attempt: Attempt, known: Known) -> Refusal | None
     if (token.mac, token.address) != (record.mac, record.address):
         return Refusal(Outcome.UNRECORDED, words.moved(node, token.mac, token.address), node, party)
     return None
-
-
-def _came_in_time(token: BootToken, attempt: Attempt, known: Known) -> bool:
-    """Whether this key showed this token while it was good, waits in quarantine since, and nobody was let in meanwhile:
-    nodes that came back at night are let in when an operator expects them in the morning.
-    """
-    identity = known.identities.of(token.node)
-    held, binding = identity.attempt_of(attempt.key), identity.binding
-    if held is None or held.attempt.boot != token.boot:
-        return False
-    return binding is None or binding.party.at < held.attempt.at
 
 
 def _used(token: BootToken, attempt: Attempt, known: Known) -> Refusal | None:

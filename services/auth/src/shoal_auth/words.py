@@ -50,8 +50,14 @@ def elsewhere(node: str, expected: str, address: str) -> str:
     )
 
 
-def expired(node: str, end: datetime) -> str:
-    """A token is too old."""
+def expired(node: str, end: datetime, *, waits: bool) -> str:
+    """A token is too old; `waits`: in quarantine, with the key that shows it."""
+    if waits:
+        return (
+            f"the token of this boot was good until {end:%Y-%m-%d %H:%M:%S} UTC, and nobody expected {node} before. "
+            f"This boot waits in quarantine: let it in with `shoal quarantine admit {node}`; if it is not {node}: "
+            f"`shoal quarantine reject {node}`; if you cannot tell: `shoal boot arm {node}` and boot {node} again"
+        )
     return (
         f"the token of this boot was good until {end:%H:%M:%S} UTC: the boot took too long, the clocks of the heads "
         f"differ, or somebody kept the token. `shoal boot arm {node}` and boot {node} again"
