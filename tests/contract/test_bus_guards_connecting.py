@@ -51,6 +51,20 @@ async def test_p1_a_server_that_pings_and_then_refuses_us(proxy: NatsProxy) -> N
         await connect([proxy.url], name="test", timeout=1)
 
 
+async def test_p1_a_server_that_says_something_else_before_it_lets_us_in(proxy: NatsProxy) -> None:
+    """An INFO may come at any time, and nats-py takes it for success: it would never send what we ask."""
+
+    def inform_first(data: bytes) -> bytes:
+        return data.replace(b"PONG\r\n", b"INFO {}\r\nPONG\r\n") if proxy.connections == 1 else data
+
+    proxy.to_client = inform_first
+    async with await connect([proxy.url], name="test", timeout=10) as connection:
+        await connection.subscribe("test.echo", _same)
+        assert await connection.request("test.echo", {"a": 1}) == {"a": 1}
+        assert proxy.connections == 2
+        assert connection.counts == {"phantom_connections": 1}
+
+
 async def test_p1_a_server_that_hangs_up(proxy: NatsProxy) -> None:
     def hang_up(data: bytes) -> bytes:
         if data.startswith(b"INFO"):

@@ -88,7 +88,7 @@ class Link(Life):
             signature_cb=None if credentials.key is None else self.client.signature,
             inbox_prefix=credentials.inbox_prefix,
         )
-        if not self.client.is_connected:  # nats-py takes any line of the server for success
+        if not self.client.is_connected:  # nats-py takes any line but an error for success: an INFO comes at any time
             self._counts["phantom_connections"] += 1
             raise Unavailable("the server had not let us in when nats-py said so")
         reader = self.client._reading_task
