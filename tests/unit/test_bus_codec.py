@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from shoal_bus import codec
+from shoal_bus import codec, limits
 from shoal_bus.errors import Invalid, TooLarge
 
 PLAIN = st.recursive(
@@ -69,8 +69,8 @@ def _list_of(count: int, item: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        (_list_of(8_000_000, b"\x90"), "8000003 items; 1000000 are the most"),
-        (_list_of(50_000, b"\xdc\x00\x32" + b"\x80" * 50), "2550003 items; 1000000 are the most"),
+        (_list_of(8_000_000, b"\x90"), "more than 1000000 items"),
+        (_list_of(50_000, b"\xdc\x00\x32" + b"\x80" * 50), "more than 1000000 items"),
         (b"\x81\xa1a" + b"\xdd\x00\x0f\x00\x00" * 500 + bytes(990_000), "491520003 should be"),
         (_list_of((8 << 20) - 7, b"\x00"), "8388609 bytes; 8388608 are the most"),
     ],
@@ -139,3 +139,38 @@ def test_a_body_is_cut_off_or_too_large() -> None:
         codec.squeeze(bytes((8 << 20) + 1))
     with pytest.raises(Invalid, match="only 'deflate' is known"):
         codec.expand(b"", "zstd")
+
+
+FROM_NODES: tuple[str, ...] = (
+    "rpc.auth.v1.announce-reboot.n001",
+    "told.boot.n001.stage1.start",
+    "evt.boot.n001.stage1.start",
+)
+FROM_NODES += ("evt.node.n001.log", "node.n001.heartbeat")
+OURS = ("rpc.registry.v1.apply", "node.n001.options", "evt.image.compute.published", "_INBOX.fleet.1.2")
+
+
+@pytest.mark.parametrize("subject", FROM_NODES)
+def test_what_a_node_sends_is_small_and_costs_little(subject: str) -> None:
+    most = limits.of(subject)
+    lines = {"lines": ["\U0001f41f" * 300] * 200}
+    assert codec.unpack(codec.expand(codec.pack(lines), None, most), most) == lines
+    with pytest.raises(Invalid, match="is deflated"):
+        codec.expand(zlib.compress(codec.pack(lines)), "deflate", most)
+    for large, told in ((_list_of(4100, b"\x00"), "more than 4096 items"), (bytes(262_145), "262144 are the most")):
+        with pytest.raises(Invalid, match=told):
+            codec.unpack(large, most)
+
+
+@pytest.mark.parametrize("subject", OURS)
+def test_what_services_and_operators_send_may_be_large(subject: str) -> None:
+    assert limits.of(subject) == limits.OURS
+
+
+def test_what_a_command_put_out_may_be_all_that_a_node_sends_back_and_is_few_things() -> None:
+    most, reply = limits.of_answer("node.n001.exec"), {"stdout": os.urandom(256 << 10), "stderr": bytes(256 << 10)}
+    body, headers = codec.squeeze(codec.pack(reply))
+    assert codec.unpack(codec.expand(body, headers[codec.CONTENT_ENCODING], most), most) == reply
+    with pytest.raises(Invalid, match="larger than 1048576 bytes"):
+        codec.expand(zlib.compress(bytes((1 << 20) + 1)), "deflate", most)
+    assert limits.of_answer("rpc.registry.v1.export") == limits.OURS

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgpack
 
 from shoal_bus.errors import Invalid, TooLarge
+from shoal_bus.limits import LARGEST, OURS, Limits
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -14,10 +15,6 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="BaseModel")
 
 CONTENT_ENCODING = "Content-Encoding"
-LARGEST = 8 << 20
-"""Bytes of a body, inflated: what a head's server takes in a message too. 10,000 nodes' state are 4 MiB."""
-MOST_ITEMS = 1_000_000
-"""Items of a body: values, keys, and the arrays and maps themselves. 10,000 nodes' state are 310,000."""
 _DEFLATE = "deflate"
 _SQUEEZE_ABOVE = 128 << 10
 
@@ -39,15 +36,15 @@ def pack(data: dict[str, Any]) -> bytes:
     return packed
 
 
-def unpack(body: bytes) -> dict[str, Any]:
-    """A map from msgpack. Raises Invalid for anything else, and beyond `LARGEST` and `MOST_ITEMS`.
+def unpack(body: bytes, limits: Limits = OURS) -> dict[str, Any]:
+    """A map from msgpack. Raises Invalid for anything else, and beyond `limits`.
 
-    What a few bytes may claim to hold is counted before anything is made of it: the worst of bodies costs about 100 MB
-    for a moment, and 100 bytes for each of its own.
+    What a few bytes may claim to hold is counted before anything is made of it: the worst of our bodies costs about
+    100 MB for a moment, and 100 bytes for each of its own.
     """
-    if len(body) > LARGEST:
-        raise Invalid(f"the body has {len(body)} bytes; {LARGEST} are the most")
-    _count(body)
+    if len(body) > limits.octets:
+        raise Invalid(f"the body has {len(body)} bytes; {limits.octets} are the most")
+    _count(body, limits.items)
     try:
         data = msgpack.unpackb(body, strict_map_key=True)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
@@ -57,10 +54,10 @@ def unpack(body: bytes) -> dict[str, Any]:
     return data
 
 
-def _count(body: bytes) -> None:
+def _count(body: bytes, most: int) -> None:
     """Walk over the items, nested or not. Raises Invalid if they are too many, or not as many as they claim to hold."""
     position, items, claimed, end = 0, 0, 0, len(body)
-    while position < end:
+    while position < end and items <= most:
         first = body[position]
         items += 1
         if fixed := _FIXED[first]:
@@ -74,10 +71,10 @@ def _count(body: bytes) -> None:
             claimed += count * children
         else:
             raise Invalid(f"the body is not msgpack as we use it: an item begins with 0x{first:02x}")
+    if items > most:
+        raise Invalid(f"the body has more than {most} items")
     if items != claimed + 1:
         raise Invalid(f"the body is not msgpack: {items} items, where {claimed + 1} should be")
-    if items > MOST_ITEMS:
-        raise Invalid(f"the body has {items} items; {MOST_ITEMS} are the most")
 
 
 def encode(message: "BaseModel") -> bytes:
@@ -85,11 +82,11 @@ def encode(message: "BaseModel") -> bytes:
     return pack(message.model_dump(mode="python", by_alias=True))
 
 
-def decode(body: bytes, message: type[M]) -> M:
+def decode(body: bytes, message: type[M], limits: Limits = OURS) -> M:
     """The message in a body. Raises Invalid, naming the field that does not fit."""
     from pydantic import ValidationError
 
-    data = unpack(body)
+    data = unpack(body, limits)
     try:
         return message.model_validate(data)
     except ValidationError as error:
@@ -115,17 +112,19 @@ def squeeze(body: bytes) -> tuple[bytes, dict[str, str]]:
     return zlib.compress(body, 1), {CONTENT_ENCODING: _DEFLATE}
 
 
-def expand(body: bytes, encoding: str | None) -> bytes:
-    """The inverse of `squeeze`. Raises Invalid for an encoding we do not know, and for more than `LARGEST`."""
+def expand(body: bytes, encoding: str | None, limits: Limits = OURS) -> bytes:
+    """The inverse of `squeeze`. Raises Invalid for an encoding we do not know or do not take, and beyond `limits`."""
     if encoding is None:
         return body
     if encoding != _DEFLATE:
         raise Invalid(f"the body's encoding is {encoding!r}; only {_DEFLATE!r} is known")
+    if not limits.deflated:
+        raise Invalid("the body is deflated, and is not to be: what nodes send is small")
     inflater = zlib.decompressobj()
     try:
-        data = inflater.decompress(body, LARGEST)
+        data = inflater.decompress(body, limits.octets)
     except zlib.error as error:
         raise Invalid(f"the body is not {_DEFLATE}: {error}") from error
     if not inflater.eof:
-        raise Invalid(f"the body is cut off, or larger than {LARGEST} bytes when inflated")
+        raise Invalid(f"the body is cut off, or larger than {limits.octets} bytes when inflated")
     return data

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Self
 
-from shoal_bus import codec, trace
+from shoal_bus import codec, limits, trace
 from shoal_bus.client import Message, Receiver
 from shoal_bus.credentials import Credentials
 from shoal_bus.errors import BY_CODE, BusError, Internal, Invalid, NotPermitted, TooLarge, Unavailable
@@ -57,7 +57,8 @@ class Connection:
 
     async def request(self, subject: str, message: Mapping[str, Any], timeout: float = 5.0) -> dict[str, Any]:
         """Ask and wait for the answer. Raises the BusError of the other side; Unavailable when there is none."""
-        return codec.unpack(await self.request_raw(subject, codec.pack(dict(message)), timeout=timeout))
+        answer = await self.request_raw(subject, codec.pack(dict(message)), timeout=timeout)
+        return codec.unpack(answer, limits.of_answer(subject))
 
     async def request_raw(
         self, subject: str, body: bytes, headers: Mapping[str, str] | None = None, *, timeout: float = 5.0
@@ -67,7 +68,7 @@ class Connection:
         sent = {"traceparent": trace.header(), DEADLINE: f"{timeout:.3f}", **(headers or {}), **encoding}
         reply = await self.exchange(subject, body, sent, timeout=timeout)
         received = reply.headers or {}
-        content = codec.expand(reply.data, received.get(codec.CONTENT_ENCODING))
+        content = codec.expand(reply.data, received.get(codec.CONTENT_ENCODING), limits.of_answer(subject))
         if ERROR_CODE in received:
             raise _error(received, content)
         return content
@@ -101,7 +102,7 @@ class Connection:
 
         async def receive(message: Message) -> None:
             async def produce() -> tuple[bytes, dict[str, str]]:
-                reply = await handler(message.subject, codec.unpack(self.body(message)))
+                reply = await handler(message.subject, codec.unpack(self.body(message), limits.of(message.subject)))
                 return codec.pack(reply or {}), {}
 
             await self.answer(message, produce)
@@ -116,7 +117,8 @@ class Connection:
 
     def body(self, message: Message) -> bytes:
         """A message's body, inflated if it was sent so. Raises Invalid."""
-        return codec.expand(message.data, (message.headers or {}).get(codec.CONTENT_ENCODING))
+        encoding = (message.headers or {}).get(codec.CONTENT_ENCODING)
+        return codec.expand(message.data, encoding, limits.of(message.subject))
 
     async def answer(
         self, message: Message, produce: Callable[[], Awaitable[tuple[bytes, dict[str, str]]]]

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel
 
-from shoal_bus import codec, jetstream, jobs, micro, provision, streams, trace
+from shoal_bus import codec, jetstream, jobs, limits, micro, provision, streams, trace
 from shoal_bus.api import Endpoint, Job, Store
 from shoal_bus.connection import DEADLINE, Connection, Credentials, Listening, Message, connect
 from shoal_bus.errors import Invalid, Unavailable
@@ -61,7 +61,7 @@ class NatsBus:
     async def call(self, subject: str, request: BaseModel, reply: type[R], *, timeout: float = 5.0) -> R:
         headers = {"Schema": schema(type(request))}
         body = await self.connection.request_raw(subject, codec.encode(request), headers, timeout=timeout)
-        return codec.decode(body, reply)
+        return codec.decode(body, reply, limits.of_answer(subject))
 
     async def serve(self, name: str, version: str, endpoints: Sequence[Endpoint[Any]]) -> "Served":
         stats = [micro.EndpointStats(endpoint.subject) for endpoint in endpoints]
@@ -85,7 +85,7 @@ class NatsBus:
                 return
 
             async def produce() -> tuple[bytes, dict[str, str]]:
-                request = codec.decode(self.connection.body(message), endpoint.request)
+                request = codec.decode(self.connection.body(message), endpoint.request, limits.of(message.subject))
                 reply = await endpoint.handler(message.subject, request)
                 return codec.encode(reply), {"Schema": schema(type(reply))}
 
@@ -111,7 +111,7 @@ class NatsBus:
         async def receive(received: Message) -> None:
             trace.enter((received.headers or {}).get("traceparent"))
             try:
-                content = codec.decode(self.connection.body(received), message)
+                content = codec.decode(self.connection.body(received), message, limits.of(received.subject))
             except Invalid as error:
                 self._unfit(received.subject, error)
                 return
@@ -154,8 +154,9 @@ class NatsBus:
 
     def _content(self, stored: Stored, message: type[M]) -> M | None:
         try:
-            body = codec.expand(stored.body, stored.headers.get(codec.CONTENT_ENCODING))
-            return codec.decode(body, message)
+            most = limits.of(stored.subject)
+            body = codec.expand(stored.body, stored.headers.get(codec.CONTENT_ENCODING), most)
+            return codec.decode(body, message, most)
         except Invalid as error:
             self._unfit(stored.subject, error)
             return None

@@ -6,11 +6,14 @@ from typing import Any
 
 from shoal_bus.api import Write
 from shoal_bus.errors import Invalid
+from shoal_bus.limits import LARGEST_OF_NODES
 from shoal_model import subjects
 
 _DAY = 86_400
 _NANOSECONDS = 1_000_000_000
 _GIGABYTE = 1 << 30
+_HEADERS = 4 << 10
+"""Bytes that a message's headers may take besides its body."""
 
 JOB_ATTEMPTS = 5
 """How often a job is tried before it is given up."""
@@ -48,6 +51,7 @@ TOLD: dict[str, Any] = {
     "republish": {"src": subjects.TOLD, "dest": subjects.EVENTS},
     "max_age": 3600 * _NANOSECONDS,
     "max_bytes": _GIGABYTE // 4,
+    "max_msg_size": LARGEST_OF_NODES + _HEADERS,
     "duplicate_window": 120 * _NANOSECONDS,
 }
 """What nodes tell: each message goes on into EVENTS at once. See `subjects.told`."""
