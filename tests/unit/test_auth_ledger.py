@@ -11,7 +11,7 @@ import pytest
 from lab.nats_proxy import until
 from shoal_auth import identity as identities
 from shoal_auth.book import Book
-from shoal_auth.identity import Identity
+from shoal_auth.identity import Held, Identity
 from shoal_auth.ledger import Ledger
 from shoal_auth.quarantine import Quarantine
 from shoal_bus.api import Entry, Write
@@ -221,4 +221,27 @@ async def test_attempts_are_counted_and_written_now_and_then(monkeypatch: pytest
         store.away = False
         now += 60
         await attempts({key.key: 5, other.key: 1})
+        running.cancel()
+
+
+async def test_a_flood_of_keys_takes_nobodys_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal_auth.quarantine._ROUND", 0.01)
+    now = 1000.0
+    node, thieves = party(), [party() for _ in range(20)]
+    async with replica(Store()) as ledger:
+        quarantine = Quarantine(ledger, lambda: now)
+        running = asyncio.create_task(quarantine.run())
+
+        def kept() -> tuple[dict[str, int], int]:
+            there = ledger.book.of("n001").quarantine or Held(entries=())
+            return {one.attempt.key: one.attempts for one in there.entries}, there.more
+
+        for one in (node, *thieves):
+            quarantine.note("n001", one, "because", AT)
+        first = {node.key: 1, **{one.key: 1 for one in thieves[:3]}}
+        await until(lambda: kept() == (first, 17))
+        for one in (*thieves[3:], node):
+            quarantine.note("n001", one, "because", AT)
+        now += 60
+        await until(lambda: kept() == ({**first, node.key: 2}, 34))
         running.cancel()

@@ -1,5 +1,6 @@
 """The decision, and what is stored of it: tables, and a machine that tries everything in any order."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -176,18 +177,47 @@ def test_who_is_revoked_is_expected_no_more() -> None:
         assert identities.revoke(stored).arm is None
 
 
-def test_held_attempts_count_up_and_the_oldest_goes_that_nobody_refused() -> None:
-    one = Identity("n001")
-    for number, key in enumerate((A, B, C, D)):
+def held(keys: Sequence[str], one: Identity = Identity("n001")) -> Identity:  # noqa: B008 - it is frozen
+    for number, key in enumerate(keys):
         one = identities.hold(one, party(key), "because", 2, AT + timedelta(seconds=number))
-    one = identities.hold(one, party(A), "again", 3, AT + timedelta(seconds=10))
+    return one
+
+
+def test_held_attempts_count_up() -> None:
+    one = identities.hold(held([A, B]), party(A), "again", 3, AT + timedelta(seconds=10))
     found = one.attempt_of(A)
     assert found is not None
     assert (found.attempts, found.attempt.at, found.last, found.reason) == (5, AT, AT + timedelta(seconds=10), "again")
+    assert [entry.attempt.key for entry in one.told] == [B, A]
+
+
+def test_who_waits_keeps_its_place_and_the_others_are_counted() -> None:
+    one = held([A, B, C, D, E, E, A])
+    assert [entry.attempt.key for entry in one.held] == [B, C, D, A]
+    assert [entry.reason for entry in one.held] == ["because"] * HELD
+    assert [entry.reason for entry in one.told[:-1]] == ["because"] * (HELD - 1)
+    assert one.told[-1].reason.startswith("4 attempts with further keys found no room")
     one = identities.reject(one, B, AT)
-    one = identities.hold(one, party(E), "because", 1, AT + timedelta(seconds=20))
-    assert [entry.attempt.key for entry in one.held] == [B, D, A, E]
-    assert len(one.held) == HELD
+    assert [entry.reason for entry in one.told] == ["because"] * HELD
+    assert held([E], one).waits(E)
+
+
+def test_an_admitted_one_that_was_replaced_waits_only_where_there_is_room() -> None:
+    one = identities.bind(identities.admit(held([A]), A, AT), party(B, BOOTS[1]))
+    assert held([A], one).waits(A)
+    assert not held([C, D, E, Key.new().public, A], one).waits(A)
+
+
+def test_rejected_ones_take_no_room_and_stay_rejected() -> None:
+    keys = [Key.new().public for _ in range(70)]
+    one = held([A, B, C])
+    for number, key in enumerate(keys):
+        one = identities.reject(held([key], one), key, AT + timedelta(seconds=number))
+    assert [key for key in (A, B, C) if one.waits(key)] == [A, B, C]
+    assert [key for key in keys if one.rejects(key)] == keys[6:]
+    assert held(keys[6:], one) == one, "it waits no more"
+    later = AT + timedelta(days=7, seconds=6)
+    assert identities.tidy(one, later, recorded=True).held == one.held[-63:]
 
 
 def test_an_operator_means_the_attempt_that_waits_or_names_one() -> None:
@@ -331,7 +361,8 @@ class Attempts(RuleBasedStateMachine):
 
     @invariant()
     def what_is_kept_is_bounded(self) -> None:
-        assert len(self.book.one.held) <= HELD
+        assert 0 <= self.book.one.room <= HELD
+        assert len(self.book.one.held) <= 2 * HELD
 
 
 TestAttempts = Attempts.TestCase

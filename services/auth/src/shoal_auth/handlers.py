@@ -113,7 +113,7 @@ class Handlers:
 
     async def quarantine(self, _: str, __: Empty) -> QuarantineReply:
         """See `QuarantineReply`, the latest last."""
-        entries = [entry for identity in self.ledger.book for entry in identity.held]
+        entries = [entry for identity in self.ledger.book for entry in identity.told]
         return QuarantineReply(entries=sorted(entries, key=lambda entry: entry.last))
 
     async def decide(self, _: str, request: DecideRequest) -> Quarantined:

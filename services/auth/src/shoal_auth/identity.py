@@ -11,15 +11,19 @@ from datetime import datetime, timedelta
 
 from pydantic import AwareDatetime
 
+from shoal_auth import words
 from shoal_identity.tokens import LIFETIME
 from shoal_model.messages import Message, Party, Quarantined, QuarantineState
 from shoal_model.messages.identity import BootId, NodeKey
 from shoal_model.records import Line
 
 HELD = 4
-"""Attempts that are kept of a node."""
+"""Attempts to be a node that wait, each with a key of its own: one more finds no room."""
+_KEPT = {QuarantineState.ADMITTED: 4, QuarantineState.REJECTED: 64}
+"""Attempts of a node that were decided: the oldest goes."""
 REMEMBERED = timedelta(days=7)
 """For how long an attempt is kept of which nothing is heard."""
+_REASON = 1000
 _TOKEN = timedelta(seconds=LIFETIME)
 _USED = 64
 """Boots of a node within the life of a token that are remembered: more than it can do."""
@@ -57,9 +61,10 @@ class Arm(Message):
 
 
 class Held(Message):
-    """Attempts that were not let in, the latest last."""
+    """Attempts that were not let in, the latest last. `more` is how many found no room since there was none."""
 
     entries: tuple[Quarantined, ...]
+    more: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,15 +106,29 @@ class Identity:
         """What is in quarantine of this key."""
         return next((entry for entry in self.held if entry.attempt.key == key), None)
 
+    @property
+    def room(self) -> int:
+        """How many more attempts may wait."""
+        return HELD - sum(_is(entry, QuarantineState.WAITING) for entry in self.held)
+
+    @property
+    def told(self) -> tuple[Quarantined, ...]:
+        """The attempts in quarantine as operators see them: the latest that waits tells of those without room."""
+        if self.quarantine is None or not self.quarantine.more:
+            return self.held
+        latest = [entry for entry in self.held if _is(entry, QuarantineState.WAITING)][-1]
+        reason = f"{words.without_room(self.quarantine.more)}. {latest.reason}"[:_REASON]
+        return tuple(one.model_copy(update={"reason": reason}) if one is latest else one for one in self.held)
+
     def waits(self, key: str) -> bool:
         """Whether this key waits for an operator."""
         entry = self.attempt_of(key)
-        return entry is not None and entry.state is QuarantineState.WAITING
+        return entry is not None and _is(entry, QuarantineState.WAITING)
 
     def rejects(self, key: str) -> bool:
         """Whether an operator has refused this key for good."""
         entry = self.attempt_of(key)
-        return entry is not None and entry.state is QuarantineState.REJECTED
+        return entry is not None and _is(entry, QuarantineState.REJECTED)
 
 
 def bind(identity: Identity, party: Party, until: datetime | None = None) -> Identity:
@@ -149,25 +168,32 @@ def revoke(identity: Identity) -> Identity:
 
 
 def hold(identity: Identity, attempt: Party, reason: str, count: int, last: datetime) -> Identity:
-    """Keep an attempt that was made `count` more times, unless it speaks for the node by now; where there is no room,
-    the oldest one goes that no operator has refused, or else the oldest.
+    """Have an attempt wait that was made `count` more times, unless it speaks for the node by now or was refused for
+    good. Where there is no room it is counted: whoever waits already keeps its place.
     """
-    if identity.speaker is not None and identity.speaker.key == attempt.key:
+    if identity.rejects(attempt.key) or (identity.speaker is not None and identity.speaker.key == attempt.key):
         return identity
+    if not identity.room and not identity.waits(attempt.key):
+        return miss(identity, count)
     known = identity.attempt_of(attempt.key)
     entry = Quarantined(
         node=identity.node,
         attempt=attempt if known is None else attempt.model_copy(update={"at": known.attempt.at}),
         bound=identity.speaker,
         reason=reason,
-        state=QuarantineState.WAITING if known is None or _admitted(known) else known.state,
         attempts=count if known is None else known.attempts + count,
         last=last,
     )
-    kept = [other for other in identity.held if other.attempt.key != attempt.key]
-    while len(kept) >= HELD:
-        kept.remove(min(kept, key=lambda one: (one.state is QuarantineState.REJECTED, one.last)))
-    return replace(identity, quarantine=Held(entries=(*kept, entry)))
+    kept = (other for other in identity.held if other.attempt.key != attempt.key)
+    return _with_held(identity, (*kept, entry))
+
+
+def miss(identity: Identity, count: int) -> Identity:
+    """Count attempts that found no room, as long as there is none."""
+    if identity.room or identity.quarantine is None:
+        return identity
+    more = identity.quarantine.more + count
+    return replace(identity, quarantine=identity.quarantine.model_copy(update={"more": more}))
 
 
 def admit(identity: Identity, key: str, at: datetime) -> Identity:
@@ -192,13 +218,11 @@ def tidy(identity: Identity, at: datetime, *, recorded: bool) -> Identity:
     if identity.arm is not None and not identity.armed(at):
         identity = disarm(identity)
     kept = tuple(entry for entry in identity.held if at - entry.last < REMEMBERED)
-    if kept != identity.held:
-        identity = replace(identity, quarantine=_held(kept))
-    return identity
+    return identity if kept == identity.held else _with_held(identity, kept)
 
 
-def _admitted(entry: Quarantined) -> bool:
-    return entry.state is QuarantineState.ADMITTED
+def _is(entry: Quarantined, state: QuarantineState) -> bool:
+    return entry.state is state
 
 
 def _marked(identity: Identity, key: str, state: QuarantineState, at: datetime) -> Identity:
@@ -207,9 +231,17 @@ def _marked(identity: Identity, key: str, state: QuarantineState, at: datetime) 
         return identity
     decided = {"state": state, "last": at}
     entries = (one.model_copy(update=decided) if one.attempt.key == key else one for one in identity.held)
-    return replace(identity, quarantine=_held(entries))
+    return _with_held(identity, entries)
 
 
-def _held(entries: Iterable[Quarantined]) -> Held | None:
-    kept = tuple(entries)
-    return Held(entries=kept) if kept else None
+def _with_held(identity: Identity, entries: Iterable[Quarantined]) -> Identity:
+    """With these attempts in quarantine, as far as they are kept."""
+    kept = list(entries)
+    for state, most in _KEPT.items():
+        decided = sorted((one for one in kept if _is(one, state)), key=lambda one: one.last)
+        gone = {one.attempt.key for one in decided[:-most]}
+        kept = [one for one in kept if one.attempt.key not in gone]
+    changed = replace(identity, quarantine=Held(entries=tuple(kept)) if kept else None)
+    return (
+        changed if changed.room else miss(changed, identity.quarantine.more if identity.quarantine is not None else 0)
+    )

@@ -1,13 +1,14 @@
 """Attempts on their way into quarantine: nodes try again every few seconds, and that is not written each time."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
 
-from shoal_auth.identity import HELD, Identity, hold
+from shoal_auth.identity import HELD, Identity, hold, miss
 from shoal_auth.ledger import Ledger
 from shoal_bus.errors import BusError
 from shoal_model.messages import Party
@@ -38,6 +39,7 @@ class Quarantine:
         self._ledger = ledger
         self._clock = clock
         self._tries: dict[str, dict[str, _Tries]] = {}
+        self._missed: Counter[str] = Counter()
         self._written: dict[str, float] = {}
         self._filled = asyncio.Event()
 
@@ -45,14 +47,14 @@ class Quarantine:
         """An attempt was not let in."""
         if node not in self._tries and len(self._tries) >= _NODES:
             return
-        of_node = self._tries.setdefault(node, {})
+        of_node, identity = self._tries.setdefault(node, {}), self._ledger.book.of(node)
         tries = of_node.get(party.key)
         if tries is not None:
             tries.count, tries.last, tries.reason = tries.count + 1, at, reason
-        else:
-            while len(of_node) >= HELD:
-                del of_node[next(iter(of_node))]
+        elif identity.waits(party.key) or sum(not identity.waits(key) for key in of_node) < HELD:
             of_node[party.key] = _Tries(party, reason, at)
+        else:
+            self._missed[node] += 1
         self._filled.set()
 
     async def run(self) -> None:
@@ -73,16 +75,16 @@ class Quarantine:
         if written is None:
             return True
         identity = self._ledger.book.of(node)
-        new = any(identity.attempt_of(key) is None for key in self._tries[node])
+        new = identity.room and any(identity.attempt_of(key) is None for key in self._tries[node])
         return now - written >= (_NEW if new else _AGAIN)
 
     async def _write(self, node: str) -> None:
-        tries = self._tries.pop(node)
+        tries, missed = self._tries.pop(node), self._missed.pop(node, 0)
 
         def step(identity: Identity) -> Identity:
             for one in tries.values():
                 identity = hold(identity, one.party, one.reason, one.count, one.last)
-            return identity
+            return miss(identity, missed)
 
         self._written[node] = self._clock()
         try:
@@ -90,3 +92,4 @@ class Quarantine:
         except BusError as error:
             log.warning("auth.quarantine.unwritten", node=node, reason=str(error))
             self._tries.setdefault(node, tries)
+            self._missed[node] += missed

@@ -64,6 +64,14 @@ def expired(node: str, end: datetime, *, waits: bool) -> str:
     )
 
 
+def without_room(count: int) -> str:
+    """More attempts than can wait."""
+    return (
+        f"{count} attempts with further keys found no room beside those that wait: reject what is not the node, and "
+        f"the next ones come in here"
+    )
+
+
 def forged(node: str, address: str, problem: str) -> str:
     """A token that names a node is not genuine."""
     return (
