@@ -60,6 +60,21 @@ def test_a_flood_over_all_nodes_ends_in_a_trickle() -> None:
     assert sum(alarms.due(refusal(f"m{number}"), 101.0) for number in range(1000)) == pytest.approx(10, abs=1)
 
 
+def test_forged_attempts_for_all_nodes_leave_the_alarms_of_others() -> None:
+    alarms = Alarms()
+    first = sum(alarms.due(refusal(f"n{number}", outcome=Outcome.FORGED), 100.0) for number in range(15_000))
+    assert first == 1000
+    assert sum(alarms.due(refusal(f"n{number}"), 100.0) for number in range(15_000)) == 10_000
+    assert not alarms.due(refusal("m1", outcome=Outcome.FORGED), 100.5)
+    assert alarms.due(refusal("m1", outcome=Outcome.FORGED), 101.0)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FORGED, Outcome.WRONG_ADDRESS])
+def test_what_comes_from_elsewhere_is_an_alarm_and_no_boot(outcome: Outcome) -> None:
+    (alarm,) = notices.refused(refusal(outcome=outcome), None, AT)
+    assert isinstance(alarm.message, IdentityAlarm)
+
+
 def test_a_refusal_is_an_alarm_and_a_boot_that_failed() -> None:
     failed, alarm = notices.refused(refusal(), None, AT)
     assert isinstance(failed.message, BootEvent)

@@ -121,13 +121,13 @@ def _forged(attempt: Attempt, known: Known, problem: str) -> Refusal:
 def _invalid(token: BootToken, attempt: Attempt, known: Known) -> Refusal | None:
     """Why a genuine token does not count here and now."""
     node, record, party = token.node, known.cluster.nodes[token.node], _party(token, attempt)
+    if token.address != attempt.address:
+        reason = words.elsewhere(node, token.address, attempt.address)
+        return Refusal(Outcome.WRONG_ADDRESS, reason, node, party, AlarmKind.WRONG_ADDRESS)
     if token.not_after < attempt.at.timestamp():
         waits = known.identities.of(node).waits(attempt.key)
         reason = words.expired(node, datetime.fromtimestamp(token.not_after, UTC), waits=waits)
         return Refusal(Outcome.EXPIRED, reason, node, party, AlarmKind.EXPIRED)
-    if token.address != attempt.address:
-        reason = words.elsewhere(node, token.address, attempt.address)
-        return Refusal(Outcome.WRONG_ADDRESS, reason, node, party, AlarmKind.WRONG_ADDRESS)
     if (token.mac, token.address) != (record.mac, record.address):
         return Refusal(Outcome.UNRECORDED, words.moved(node, token.mac, token.address), node, party)
     return None

@@ -25,8 +25,8 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Refusal:
-    """It is not let in. With a `node`, the attempt wanted to be this one of ours: its boot is told to have failed, for
-    this reason. `hold`: an operator may still let it in.
+    """It is not let in. With a `node`, the attempt wanted to be this one of ours: operators are told, for this
+    reason. `hold`: an operator may still let it in.
     """
 
     outcome: Outcome
