@@ -10,11 +10,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import structlog
+from prometheus_client import REGISTRY
 
-from shoal_auth import connections
+from lab.nats_proxy import until
+from shoal_auth import connections, sweeper
 from shoal_auth import identity as identities
 from shoal_auth.book import Book
-from shoal_auth.connections import Connections, user_name
+from shoal_auth.connections import Connections, Peer, user_name
 from shoal_auth.identity import Identity
 from shoal_auth.ledger import Ledger
 from shoal_auth.sweeper import Sweeper
@@ -34,6 +37,8 @@ class Servers:
     def __init__(self, **users: dict[int, str]) -> None:
         self.users = users
         self.cut: list[tuple[str, int]] = []
+        self.refusing = False
+        self.answer: bytes | None = None
         self._take: Take | None = None
 
     async def link(self, _: float) -> "Servers":
@@ -62,12 +67,18 @@ class Servers:
             told = {"server": {"id": server}, "data": {"total": len(users), "connections": listed}}
             await self._take(SimpleNamespace(data=json.dumps(told).encode()))
 
-    async def exchange(self, subject: str, body: bytes, _: None, *, timeout: float) -> None:
+    async def exchange(self, subject: str, body: bytes, _: None, *, timeout: float) -> SimpleNamespace:
         assert timeout
         server, cid = subject.split(".")[3], json.loads(body)["cid"]
         assert subject == f"$SYS.REQ.SERVER.{server}.KICK"
-        self.users[server].pop(cid, None)
-        self.cut.append((server, cid))
+        told: dict[str, Any] = {"server": {"id": server}}
+        if self.refusing:
+            told["error"] = {"code": 500, "description": "not today"}
+        elif self.users[server].pop(cid, None) is None:
+            told["error"] = {"code": 500, "description": "no such client or leafnode id"}
+        else:
+            self.cut.append((server, cid))
+        return SimpleNamespace(data=json.dumps(told).encode() if self.answer is None else self.answer)
 
 
 @pytest.fixture(autouse=True)
@@ -173,3 +184,41 @@ async def test_a_replica_that_is_behind_asks_before_it_cuts() -> None:
         assert behind.of("n001") == Identity("n001")
         await Sweeper(Connections(cast("Connection", one.servers)), behind, one.store).sweep()
         assert one.servers.cut == []
+
+
+async def test_what_a_server_does_not_cut_is_not_counted_told_of_and_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sweeper, "_PAUSE", 0.01)
+    monkeypatch.setattr(sweeper, "_PATIENCE", 0.01)
+    async with auth(NA={1: user_name("n001", P1)}) as one:
+        one.servers.refusing = True
+        before = not_cut()
+        with structlog.testing.capture_logs() as said:
+            running = asyncio.create_task(one.sweeper.run())
+            await until(lambda: not_cut() >= before + 2)
+            assert one.sweeper.cuts(["n001"]) == 0
+            one.servers.refusing = False
+            await until(lambda: one.servers.cut == [("NA", 1)])
+            running.cancel()
+        assert one.sweeper.cuts(["n001"]) == 1
+    events = [(entry["event"], entry.get("reason")) for entry in said]
+    assert ("auth.not_cut", "not today") in events
+    assert events.count(("auth.cut", None)) == 1
+
+
+async def test_a_connection_that_is_gone_by_then_was_not_cut() -> None:
+    servers = Servers(NA={})
+    assert await Connections(cast("Connection", servers)).cut(Peer("NA", 7, "n001@b1@K1")) is False
+
+
+@pytest.mark.parametrize("answer", [b"", b"rubbish", b"[]", b'{"error": "so"}'])
+async def test_an_answer_that_cannot_be_read_is_an_error(answer: bytes) -> None:
+    servers = Servers(NA={7: "n001@b1@K1"})
+    servers.answer = answer
+    with pytest.raises(BusError, match="cannot be read"):
+        await Connections(cast("Connection", servers)).cut(Peer("NA", 7, "n001@b1@K1"))
+
+
+def not_cut() -> float:
+    return REGISTRY.get_sample_value("shoal_auth_connections_not_cut_total") or 0.0

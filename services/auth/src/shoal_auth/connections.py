@@ -56,6 +56,14 @@ class _Page(BaseModel):
     data: _Data = _Data()
 
 
+class _Problem(BaseModel):
+    description: str = "it does not say why"
+
+
+class _Kicked(BaseModel):
+    error: _Problem | None = None
+
+
 def user_name(node: str, party: Party) -> str:
     """What servers call the connection of who speaks for a node: another key of the same boot has another name."""
     return f"{node}@{party.boot or ''}@{party.key[1 : 1 + _SHOWN]}"
@@ -79,11 +87,19 @@ class Connections:
                 return list(peers.values())
             pages = await self._pages(offset, servers=len(pages))
 
-    async def cut(self, peer: Peer) -> None:
-        """Cut a connection; one that is gone already is as good. Raises BusError."""
+    async def cut(self, peer: Peer) -> bool:
+        """Whether its server has cut a connection; if not, the log says why: it may be gone. Raises BusError."""
         request = json.dumps({"cid": peer.id}).encode()
         subject = f"$SYS.REQ.SERVER.{peer.server}.KICK"
-        await self._system.exchange(subject, request, None, timeout=_KICK_WITHIN)
+        answer = await self._system.exchange(subject, request, None, timeout=_KICK_WITHIN)
+        try:
+            problem = _Kicked.model_validate_json(answer.data).error
+        except ValidationError as error:
+            raise BusError(f"what the server says of a connection to cut cannot be read: {error}") from error
+        if problem is None:
+            return True
+        log.warning("auth.not_cut", user=peer.user, server=peer.server, connection=peer.id, reason=problem.description)
+        return False
 
     async def _pages(self, offset: int, servers: int = 0) -> list[_Page]:
         """One page of each server's connections; of so many `servers`, if it is known how many there are."""

@@ -70,11 +70,16 @@ class Sweeper:
                 await asyncio.gather(*map(self._cut, peers[first : first + _AT_ONCE]))
 
     async def _cut(self, peer: Peer) -> None:
-        """Unless the book is behind what let the peer in: so the leader is asked first."""
+        """Unless the book is behind what let the peer in: so the leader is asked first. What its server does not cut is
+        looked for again soon.
+        """
         there = await self._store.get(binding_key(peer.node))
         if _speaks(peer, binding(there, peer.node)):
             return
-        await self._connections.cut(peer)
+        if not await self._connections.cut(peer):
+            metrics.NOT_CUT.inc()
+            self._wanted.set()
+            return
         self._cuts[peer.node] += 1
         metrics.CUT.inc()
         log.info("auth.cut", user=peer.user, server=peer.server, connection=peer.id)
