@@ -355,6 +355,20 @@ async def test_a_node_whose_address_changes_stays_until_it_boots(lab: AuthLab) -
     await cut(link)
 
 
+async def test_a_machine_that_was_replaced_is_cut_and_refused(lab: AuthLab) -> None:
+    machine = Machine("n001")
+    await lab.arm("n001")
+    link = await lab.boot(machine)
+    nodes = {**DOCUMENT["nodes"], "n001": {"mac": "52:54:00:77:00:99", "address": ADDRESSES["n001"]}}
+    await lab.apply({**DOCUMENT, "nodes": nodes})
+    await cut(link)
+    await lab.refused(machine)
+    (failure,) = await lab.failures("n001")
+    assert "52:54:00:77:00:99" in (failure.reason or "")
+    await lab.apply()
+    assert await alive(await lab.knock(machine))
+
+
 async def test_no_token_and_no_seed_is_in_any_log(lab: AuthLab, capfd: pytest.CaptureFixture[str]) -> None:
     machine, thief = Machine("n001"), Machine("n001")
     shown = [lab.token(machine), lab.token(thief, key=Key.new()), lab.token(thief, not_after=1_000_000_000)]

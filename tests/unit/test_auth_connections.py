@@ -26,6 +26,7 @@ from shoal_bus.errors import BusError
 from shoal_bus.fakes import MemoryStore
 from shoal_identity.keys import Key
 from shoal_model.messages import Party
+from shoal_model.records import Cluster, Node
 
 AT = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 Take = Callable[[Any], Awaitable[None]]
@@ -88,8 +89,17 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_QUIET", 0.05)
 
 
+MAC, OTHER_MAC = "52:54:00:77:00:11", "52:54:00:77:00:99"
+
+
+def cluster(**macs: str) -> Cluster:
+    """Four nodes, which have these MACs, or else the same one."""
+    nodes = {name: Node(mac=macs.get(name, MAC), address="10.77.0.11") for name in ("n001", "n002", "n003", "n004")}
+    return Cluster(nodes=nodes)
+
+
 def party(boot: str, key: str | None = None) -> Party:
-    return Party(key=key or Key.new().public, address="10.77.0.11", boot=boot, at=AT)
+    return Party(key=key or Key.new().public, address="10.77.0.11", boot=boot, mac=MAC, at=AT)
 
 
 P1, P2, P3 = party("b1"), party("b2"), party("b3")
@@ -112,7 +122,7 @@ class Auth:
 async def auth(**users: dict[int, str]) -> AsyncIterator[Auth]:
     servers, store, book = Servers(**users), MemoryStore(), Book()
     ledger = Ledger(store, book)
-    sweeper = Sweeper(Connections(cast("Connection", servers)), book, store)
+    sweeper = Sweeper(Connections(cast("Connection", servers)), book, store, cluster)
     book.on_change(sweeper.changed)
     running = asyncio.create_task(ledger.run())
     try:
@@ -170,7 +180,7 @@ async def test_a_key_that_was_replaced_within_a_boot_is_cut_by_an_auth_that_did_
     async with auth(NA={1: user_name("n001", thief), 2: user_name("n002", P2), 3: user_name("n001", node)}) as one:
         for name, who in (("n001", thief), ("n002", P2), ("n001", node)):
             await one.bind(name, who)
-        fresh = Sweeper(Connections(cast("Connection", one.servers)), one.ledger.book, one.store)
+        fresh = Sweeper(Connections(cast("Connection", one.servers)), one.ledger.book, one.store, cluster)
         await fresh.sweep()
         await fresh.sweep()
         assert one.servers.cut == [("NA", 1)]
@@ -182,8 +192,22 @@ async def test_a_replica_that_is_behind_asks_before_it_cuts() -> None:
         await one.bind("n001", P2)
         behind = Book()
         assert behind.of("n001") == Identity("n001")
-        await Sweeper(Connections(cast("Connection", one.servers)), behind, one.store).sweep()
+        await Sweeper(Connections(cast("Connection", one.servers)), behind, one.store, cluster).sweep()
         assert one.servers.cut == []
+
+
+async def test_a_machine_that_was_replaced_is_cut_and_one_that_is_to_move_is_not() -> None:
+    async with auth(NA={1: user_name("n001", P1), 2: user_name("n002", P2)}) as one:
+        for node, who in (("n001", P1), ("n002", P2)):
+            await one.bind(node, who)
+        await one.sweeper.sweep()
+        assert one.servers.cut == []
+        moved = {"n001": cluster(n001=OTHER_MAC).nodes["n001"], "n002": Node(mac=MAC, address="10.77.0.99")}
+        fresh = Sweeper(
+            Connections(cast("Connection", one.servers)), one.ledger.book, one.store, lambda: Cluster(nodes=moved)
+        )
+        await fresh.sweep()
+        assert one.servers.cut == [("NA", 1)]
 
 
 async def test_what_a_server_does_not_cut_is_not_counted_told_of_and_looked_for_again(

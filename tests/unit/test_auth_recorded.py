@@ -63,7 +63,7 @@ async def auth() -> AsyncIterator[Auth]:
 
         there = Recorded(cluster)
         view.on_change(there.changed)
-        sweeper = Sweeper(cast("Connections", None), book, store)
+        sweeper = Sweeper(cast("Connections", None), book, store, cluster)
         running = asyncio.create_task(ledger.run())
         yield Auth(Handlers(ledger, sweeper, Outbox(bus), there, lambda: AT), await bus.store(RECORDS_BUCKET), asked)
         running.cancel()

@@ -128,6 +128,8 @@ def test_who_is_let_in(stored: Identity, tried: Attempt, expected: str) -> None:
         (Cluster(), attempt(A, token()), Outcome.UNRECORDED),
         (Cluster(), attempt(B), Outcome.UNRECORDED),
         (cluster(address="10.77.0.99"), attempt(B), "LetIn"),
+        (cluster(mac="52:54:00:77:00:99"), attempt(B), Outcome.UNRECORDED),
+        (cluster(mac="52:54:00:77:00:99"), attempt(B, address="10.77.0.12"), Outcome.WRONG_ADDRESS),
     ],
 )
 def test_what_the_records_say_of_it(records: Cluster, tried: Attempt, expected: str) -> None:

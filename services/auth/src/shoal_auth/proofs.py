@@ -15,7 +15,7 @@ from shoal_auth.verdict import Outcome, Refusal
 from shoal_identity import tokens
 from shoal_identity.tokens import BadToken, BootToken
 from shoal_model.messages import AlarmKind, Party
-from shoal_model.records import Cluster
+from shoal_model.records import Cluster, Node
 
 
 class Identities(Protocol):
@@ -46,6 +46,13 @@ class Claim:
     until: datetime | None = None
 
 
+def is_replaced(party: Party, record: Node | None) -> bool:
+    """Whether a party that speaks for a node is another machine than its record says by now: one with another MAC. An
+    address that changed in the record is another matter: the node has it from its next boot on.
+    """
+    return record is not None and party.mac not in (None, record.mac)
+
+
 class Proof(Protocol):
     """One way to know a node."""
 
@@ -71,6 +78,8 @@ class BoundKey:
             party = binding.party.model_copy(update={"address": attempt.address, "at": attempt.at})
             reason = words.stolen(node, binding.party, attempt.address)
             return Refusal(Outcome.WRONG_ADDRESS, reason, node, party, AlarmKind.WRONG_ADDRESS)
+        if is_replaced(binding.party, record := known.cluster.nodes[node]):
+            return Refusal(Outcome.UNRECORDED, words.other_machine(node, record.mac), node, binding.party)
         return Claim(node, binding.party)
 
 

@@ -94,9 +94,10 @@ class _Crew:
         self._store = store
         self._ledger = Ledger(store, self.book)
         self._quarantine = Quarantine(self._ledger, time.monotonic)
-        self._sweeper = Sweeper(Connections(system), self.book, store)
+        self._sweeper = Sweeper(Connections(system), self.book, store, cluster)
         self._housekeeping = Housekeeping(self._ledger, self.outbox, cluster, duty.now)
         self.book.on_change(self._sweeper.changed)
+        view.on_change(self._sweeper.recorded)
         view.on_change(self._housekeeping.changed)
         recorded = Recorded(cluster)
         view.on_change(recorded.changed)

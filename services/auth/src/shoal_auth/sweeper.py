@@ -1,11 +1,11 @@
-"""Cuts connections that speak for a node no more: revoked, replaced, or of a node that was removed.
+"""Cuts connections that speak for a node no more: revoked, replaced, or of a machine that was removed or replaced.
 
 Every replica does, so that it happens whichever of them noted the change and died of it.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -13,8 +13,10 @@ from shoal_auth import metrics
 from shoal_auth.book import Book, binding, binding_key
 from shoal_auth.connections import Connections, Peer, user_name
 from shoal_auth.identity import Identity
+from shoal_auth.proofs import is_replaced
 from shoal_bus.api import Store
 from shoal_bus.errors import BusError
+from shoal_model.records import Cluster, Kind
 
 log = structlog.stdlib.get_logger("shoal.auth")
 
@@ -28,12 +30,13 @@ _AT_ONCE = 32
 
 
 class Sweeper:
-    """`run` must run; `changed` is told of every change of the book."""
+    """`run` must run; `changed` is told of every change of the book, `recorded` of every record that changed."""
 
-    def __init__(self, connections: Connections, book: Book, store: Store) -> None:
+    def __init__(self, connections: Connections, book: Book, store: Store, cluster: Callable[[], Cluster]) -> None:
         self._connections = connections
         self._book = book
         self._store = store
+        self._cluster = cluster
         self._wanted = asyncio.Event()
         self._turn = asyncio.Lock()
         self._cuts: Counter[str] = Counter()
@@ -42,6 +45,12 @@ class Sweeper:
         """Look for connections to cut, if somebody speaks for the node no more."""
         old, new = before.speaker, after.speaker
         if old is not None and (new is None or new.key != old.key):
+            self._wanted.set()
+
+    def recorded(self, kind: Kind, name: str) -> None:
+        """Look for connections to cut, if who speaks for a node is another machine by now."""
+        speaker = self._book.of(name).speaker if kind is Kind.NODE else None
+        if speaker is not None and is_replaced(speaker, self._cluster().nodes.get(name)):
             self._wanted.set()
 
     async def run(self) -> None:
@@ -65,7 +74,9 @@ class Sweeper:
         """Cut what is to be cut now. Raises BusError."""
         async with self._turn:
             self._wanted.clear()
-            peers = [peer for peer in await self._connections.peers() if not _speaks(peer, self._book.of(peer.node))]
+            peers = [
+                peer for peer in await self._connections.peers() if not self._speaks(peer, self._book.of(peer.node))
+            ]
             for first in range(0, len(peers), _AT_ONCE):
                 await asyncio.gather(*map(self._cut, peers[first : first + _AT_ONCE]))
 
@@ -74,7 +85,7 @@ class Sweeper:
         looked for again soon.
         """
         there = await self._store.get(binding_key(peer.node))
-        if _speaks(peer, binding(there, peer.node)):
+        if self._speaks(peer, binding(there, peer.node)):
             return
         if not await self._connections.cut(peer):
             metrics.NOT_CUT.inc()
@@ -84,9 +95,11 @@ class Sweeper:
         metrics.CUT.inc()
         log.info("auth.cut", user=peer.user, server=peer.server, connection=peer.id)
 
-
-def _speaks(peer: Peer, identity: Identity) -> bool:
-    return identity.speaker is not None and user_name(identity.node, identity.speaker) == peer.user
+    def _speaks(self, peer: Peer, identity: Identity) -> bool:
+        node, speaker = identity.node, identity.speaker
+        if speaker is None or user_name(node, speaker) != peer.user:
+            return False
+        return not is_replaced(speaker, self._cluster().nodes.get(node))
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:

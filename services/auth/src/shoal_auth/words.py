@@ -88,6 +88,14 @@ def moved(node: str, mac: str, address: str) -> str:
     )
 
 
+def other_machine(node: str, mac: str) -> str:
+    """A node is another machine by now."""
+    return (
+        f"{node} is recorded with the MAC {mac}: this is another machine, which was replaced. If it is not: "
+        f"`shoal node set {node} mac=…`"
+    )
+
+
 def removed(node: str) -> str:
     """A node is no more."""
     return f"there is no node {node} any more"
