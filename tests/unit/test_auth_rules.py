@@ -256,14 +256,21 @@ def test_an_admitted_attempt_is_bound_and_the_one_before_is_remembered() -> None
 def test_used_tokens_are_remembered_until_they_are_too_old() -> None:
     one = Identity("n001")
     for number in range(100):
-        at = AT + timedelta(minutes=number)
+        at = AT + timedelta(hours=number)
         one = identities.bind(one, party(boot=f"{number:016x}", at=at), at + timedelta(minutes=30))
     assert one.binding is not None
-    assert [used.boot for used in one.binding.used] == [f"{number:016x}" for number in range(70, 100)]
-    for number in range(100):
+    assert [used.boot for used in one.binding.used] == [f"{number:016x}" for number in range(75, 100)]
+    for number in range(300):
         one = identities.bind(one, party(boot=f"{number:016x}"), AT + timedelta(minutes=30))
     assert one.binding is not None
-    assert len(one.binding.used) == 64
+    assert len(one.binding.used) == 256
+
+
+def test_a_used_token_counts_no_more_after_a_clock_went_ahead_and_back() -> None:
+    ahead, back = AT + timedelta(hours=23), AT + timedelta(minutes=5)
+    one = identities.bind(BOUND, party(B, BOOTS[1], ahead), ahead + timedelta(seconds=LIFETIME))
+    armed = identities.expect(one, back + timedelta(minutes=1), "ada")
+    assert outcome(decided(attempt(C, token(), at=back), Book(armed))) == Outcome.REPLAYED
 
 
 def test_an_expired_token_is_expired_whoever_waited_with_it_and_an_operator_may_admit_it() -> None:
@@ -304,7 +311,9 @@ def test_of_a_removed_node_stays_what_tokens_were_used_until_they_are_too_old() 
     removed = identities.tidy(one, AT, recorded=False)
     assert (removed.speaker, removed.arm, removed.held) == (None, None, ())
     assert outcome(decided(attempt(B, token()), Book(removed))) == Outcome.REPLAYED
-    assert identities.tidy(removed, AT + timedelta(seconds=LIFETIME), recorded=False).binding is None
+    end = AT + timedelta(seconds=LIFETIME)
+    assert identities.tidy(removed, end + timedelta(hours=23), recorded=False).binding == removed.binding
+    assert identities.tidy(removed, end + timedelta(hours=24), recorded=False).binding is None
 
 
 @dataclass

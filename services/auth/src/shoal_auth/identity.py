@@ -25,16 +25,22 @@ REMEMBERED = timedelta(days=7)
 """For how long an attempt is kept of which nothing is heard."""
 _REASON = 1000
 _TOKEN = timedelta(seconds=LIFETIME)
-_USED = 64
-"""Boots of a node within the life of a token that are remembered: more than it can do."""
+_CLOCK = timedelta(hours=24)
+"""By how much the clock of a head may go ahead and come back again, and no used token counts once more."""
+_USED = 256
+"""Boots of a node that are remembered at most: more than it can do within the life of a token."""
 
 
 class UsedBoot(Message):
-    """A token counts for the key that it was first used with, and for no other, until it is too old for any."""
+    """A token counts for the key that it was first used with, and for no other; from `until` on it is too old."""
 
     boot: BootId
     key: NodeKey
     until: AwareDatetime
+
+    def over(self, at: datetime) -> bool:
+        """Whether it may be forgotten: a day later, as `at` is what a clock says."""
+        return self.until + _CLOCK <= at
 
 
 class Bound(Message):
@@ -137,7 +143,7 @@ def bind(identity: Identity, party: Party, until: datetime | None = None) -> Ide
     knows.
     """
     before, at = identity.binding, party.at
-    used = [one for one in before.used if one.until > at and one.boot != party.boot] if before is not None else []
+    used = [one for one in before.used if not one.over(at) and one.boot != party.boot] if before is not None else []
     if party.boot is not None:
         used.append(UsedBoot(boot=party.boot, key=party.key, until=until or at + _TOKEN))
     former = identity.speaker
@@ -213,7 +219,7 @@ def tidy(identity: Identity, at: datetime, *, recorded: bool) -> Identity:
     binding = identity.binding
     if not recorded:
         identity = replace(revoke(identity), quarantine=None)
-        if binding is not None and all(used.until <= at for used in binding.used):
+        if binding is not None and all(used.over(at) for used in binding.used):
             return replace(identity, binding=None)
     if identity.arm is not None and not identity.armed(at):
         identity = disarm(identity)
