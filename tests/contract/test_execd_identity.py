@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -16,10 +17,13 @@ from typing import Any
 import pytest
 
 from lab import loggers
+from lab.auth_lab import Machine, auth_lab
 from lab.nats_server import NatsServer
 from lab.secure import certified
+from shoal_bus import client, dialling, link
 from shoal_bus.api import Endpoint
 from shoal_bus.connection import Credentials
+from shoal_bus.errors import Unavailable
 from shoal_bus.nats import NatsBus
 from shoal_bus.server_config import Tls
 from shoal_execd import cmdline, drivers, handover, head, rebooting, stage1, union
@@ -263,6 +267,54 @@ async def test_a_node_that_is_not_let_in_says_so_and_is_let_in_as_soon_as_it_may
     assert way.token is None
     assert "it is not armed, or in quarantine; `shoal boot why n001` on the head tells why" in "".join(seen)
     assert TOKEN not in "".join(seen)
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds for each step of connecting, instead of 15."""
+    for module in (client, dialling, link):
+        monkeypatch.setattr(module, "CONNECT_TIMEOUT", 1)
+
+
+async def told(way: Head, what: str) -> list[str]:
+    """What the journal says while a node tries to connect, up to these words."""
+    seen: list[str] = []
+    said = asyncio.Event()
+
+    def hear(line: str) -> None:
+        seen.append(line)
+        if what in line:
+            said.set()
+
+    reaching = asyncio.create_task(way.reach("stage1", Journal("stage1", [hear])))
+    try:
+        async with asyncio.timeout(20):
+            await said.wait()
+    finally:
+        reaching.cancel()
+        await asyncio.gather(reaching, return_exceptions=True)
+    return seen
+
+
+async def test_a_node_says_that_auth_may_be_down_while_the_server_decides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with auth_lab(tmp_path, tls=True) as lab:
+        impatient(monkeypatch)
+        assert lab.server.trust is not None
+        machine = Machine("n001")
+        with pytest.raises(Unavailable, match=r"^the server speaks, and neither lets us in nor refuses us within \d s"):
+            await lab.boot(machine)
+        way = Head("n001", [lab.server.url], Identity(machine.key, lab.server.trust), TOKEN)
+        seen = await told(way, "auth may be down there")
+    assert "it is not armed" not in "".join(seen)
+    assert way.token == TOKEN
+
+
+async def test_that_a_server_says_nothing_at_all_is_no_fault_of_auth(monkeypatch: pytest.MonkeyPatch) -> None:
+    impatient(monkeypatch)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        seen = await told(Head("n001", [f"nats://127.0.0.1:{mute.getsockname()[1]}"]), "no answer within 1 s")
+    assert "auth" not in "".join(seen)
 
 
 @pytest.mark.parametrize("wants_tls", [True, False])

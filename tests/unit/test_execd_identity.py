@@ -19,6 +19,7 @@ import pytest
 
 from lab import loggers
 from lab.secure import certified
+from shoal_bus import dialling
 from shoal_bus.errors import Unavailable
 from shoal_execd import clock, handover, head, pid1, processes, rebooting
 from shoal_execd.handover import BootState, HandoverError
@@ -175,6 +176,23 @@ def test_that_the_head_lets_nobody_in_is_said_plainly_once_a_minute(monkeypatch:
         "`shoal boot why n001` on the head tells why. It tries on"
     )
     assert said == ["bus.unreachable attempts=1 server=tls://h error=Connection refused", refused, refused]
+
+
+def test_that_the_head_cannot_decide_is_said_plainly_beside_that_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(clock, "uptime", lambda: 100.0)
+    log = BusLog(Journal("stage1", [seen.append]), "n001")
+    unreachable = "bus.unreachable attempts=%d server=%s error=%s"
+    for attempt, error in enumerate(
+        [f"{dialling.NOT_DECIDED} within 15 s", "Authorization Violation", f"{dialling.NOT_DECIDED} within 15 s"], 1
+    ):
+        log.emit(bus_says(unreachable, attempt, "tls://h", error))
+    undecided, refused = (line.split("] ", 1)[1] for line in seen)
+    assert undecided == (
+        "the head answers, and does not say whether it lets this node in: auth may be down there; "
+        "`log/auth.log` in the head's state directory tells. It tries on"
+    )
+    assert refused.startswith("the head does not let this node in: it is not armed")
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from shoal_bus.link import Link
 
 _SERVER_SAYS = re.compile(r"nats: '(.+)'")
 _TLS = re.compile(r"\[SSL(?:: [A-Z0-9_]+)?\] (.+?) \(_ssl\.c:[0-9]+\)")
+NOT_DECIDED = "the server speaks, and neither lets us in nor refuses us"
+"""How the reason begins when whoever proves clients to the server, auth, does not answer it."""
 _NOT_LET_IN = "authorization violation"
 
 
@@ -26,10 +28,8 @@ async def dial(server: str, name: str, credentials: Credentials, counts: Counter
         async with asyncio.timeout(3 * CONNECT_TIMEOUT):
             await link.open(name)
     except (OSError, nats.errors.Error, TimeoutError, ValueError, Unavailable) as error:
+        told = _too_late(link) if isinstance(error, TimeoutError) and error.errno is None else in_words(error)
         await link.shut()
-        told = in_words(error)
-        if isinstance(error, TimeoutError) and error.errno is None:
-            told = f"no answer within {time.monotonic() - link.opened:.0f} s"
         raise Unavailable(told or type(error).__name__) from error
     except BaseException:
         await link.shut()
@@ -37,6 +37,12 @@ async def dial(server: str, name: str, credentials: Credentials, counts: Counter
     if not link.alive:
         raise Unavailable(f"lost at once: {in_words(link.problem or 'no reason given')}")
     return link
+
+
+def _too_late(link: Link) -> str:
+    """That nothing came in time, and whether the server decides nothing or says nothing."""
+    told = NOT_DECIDED if link.waits_at_the_door else "no answer"
+    return f"{told} within {time.monotonic() - link.opened:.0f} s"
 
 
 def in_words(problem: Exception | str) -> str:

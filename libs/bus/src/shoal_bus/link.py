@@ -64,6 +64,11 @@ class Link(Life):
         """What was wrong last, as nats-py or the server says."""
         return self.client.last_error
 
+    @property
+    def waits_at_the_door(self) -> bool:
+        """Whether the server has spoken, and not let us in yet."""
+        return bool(self.client._server_info) and not self.client.is_connected
+
     def inbox(self) -> str:
         """A subject that only this link's own subscriptions hear."""
         self._requests += 1

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from shoal_bus.connection import Connection, Credentials, connect
+from shoal_bus.dialling import NOT_DECIDED
 from shoal_bus.errors import BusError
 from shoal_execd import clock
 from shoal_execd.http_source import SourceFailed, fetch_small
@@ -30,6 +31,7 @@ _DATAGRAMS_PER_SECOND = 20
 _LOGGERS = {logging.getLogger("shoal.bus"): logging.INFO, logging.getLogger("asyncio"): logging.ERROR}
 """asyncio warns of every connection with TLS that ends."""
 _REFUSED = re.compile(r"authorization (?:violation|failed)", re.IGNORECASE)
+_UNDECIDED = re.compile(re.escape(NOT_DECIDED))
 
 T = TypeVar("T")
 
@@ -37,24 +39,27 @@ T = TypeVar("T")
 class BusLog(logging.Handler):
     """What the bus library logs, into the journal: the same complaint once a minute, every one of them in `debug`.
 
-    That the bus refuses this node is said in words that an operator can act on.
+    That the bus refuses this node, or cannot decide about it, is said in words that an operator can act on.
     """
 
     def __init__(self, journal: Journal, node: str) -> None:
         super().__init__(logging.DEBUG)
         self._journal = journal
-        self._refused = (
-            "the head does not let this node in: it is not armed, or in quarantine; "
-            f"`shoal boot why {node}` on the head tells why. It tries on"
-        )
+        self._plainly = {
+            _REFUSED: "the head does not let this node in: it is not armed, or in quarantine; "
+            f"`shoal boot why {node}` on the head tells why. It tries on",
+            _UNDECIDED: "the head answers, and does not say whether it lets this node in: auth may be down there; "
+            "`log/auth.log` in the head's state directory tells. It tries on",
+        }
         self._said: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         """One record as a line."""
         text, complaint, now = self.format(record), str(record.msg), clock.uptime()
-        if _REFUSED.search(text):
-            self._journal.debug(text)
-            text = complaint = self._refused
+        for sign, plainly in self._plainly.items():
+            if sign.search(text):
+                self._journal.debug(text)
+                text = complaint = plainly
         if record.levelno >= logging.WARNING and now - self._said.get(complaint, float("-inf")) >= _SAY_AGAIN:
             self._said[complaint] = now
             self._journal.info(text)
