@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from lab.net import Lan
-from lab.space import run
+from lab.space import LabError, child_of, run
 
 
 class Behind:
@@ -43,6 +43,13 @@ class Behind:
     def __exit__(self, *_: object) -> None:
         if self._keeper is not None:
             self._keeper.communicate()
+
+    @property
+    def pid(self) -> int:
+        """A process in its network, as it is known outside the lab."""
+        if self._keeper is None:
+            raise LabError("the machine is not there: use it as a context manager")
+        return child_of(self._keeper)
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """The argument list that runs `argv` there."""

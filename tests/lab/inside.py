@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lab.behind import Behind
 from lab.space import Namespace
 
 _CLONE_NEWNET = 0x40000000
@@ -12,12 +13,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @contextmanager
-def inside(space: Namespace) -> Iterator[None]:
+def inside(space: Namespace | Behind) -> Iterator[None]:
     """Sockets opened and programs started by this thread are in the network of `space` (setns(2)); afterwards no more.
 
     So a bus and a server made by the usual fixtures meet the services that run in the namespace.
     """
-    target = space.command(())[2]
+    target = space.pid
     ours = os.open("/proc/self/ns/net", os.O_RDONLY)
     try:
         _enter(f"/proc/{target}/ns/net")

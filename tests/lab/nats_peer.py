@@ -38,14 +38,16 @@ class NatsPeer:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, port: int, key: Key, tls: ssl.SSLContext | None = None, **options: str) -> AsyncIterator[Self]:
+    async def open(
+        cls, port: int, key: Key, tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1", **options: str
+    ) -> AsyncIterator[Self]:
         """Connected and let in. Raises Refused."""
         async with asyncio.timeout(20):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            reader, writer = await asyncio.open_connection(host, port)
             try:
                 info = json.loads((await reader.readline()).removeprefix(b"INFO "))
                 if tls is not None:
-                    await writer.start_tls(tls, server_hostname="127.0.0.1")
+                    await writer.start_tls(tls, server_hostname=host)
                 signature = base64.urlsafe_b64encode(key.sign(info["nonce"].encode())).decode().rstrip("=")
                 proof = {"nkey": key.public, "sig": signature, "headers": True, "verbose": False, "pedantic": False}
                 peer = cls(reader, writer)

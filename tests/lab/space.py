@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Protocol, Self
+from typing import IO, Any, Protocol, Self
 
 _WAIT = 10.0
 
@@ -61,9 +61,14 @@ class Namespace:
             self._keeper = None
 
     def command(self, argv: Sequence[str]) -> list[str]:
+        return ["nsenter", "--target", str(self.pid), "--net", "--mount", "--pid", "--", *argv]
+
+    @property
+    def pid(self) -> int:
+        """Its first process, as it is known outside."""
         if self._keeper is None:
             raise LabError("the namespace is not there: use it as a context manager")
-        return ["nsenter", "--target", str(self._init), "--net", "--mount", "--pid", "--", *argv]
+        return self._init
 
     def _wait_for_new_network(self) -> None:
         """unshare forks before its child is `cat`; enter only once the child has its own network and /proc."""
@@ -128,7 +133,7 @@ class Running:
         return self.process.wait(_WAIT)
 
 
-def child_of(process: "subprocess.Popen[bytes]") -> int:
+def child_of(process: "subprocess.Popen[Any]") -> int:
     """The process id of the one child of a process, as soon as it has one."""
     deadline = time.monotonic() + _WAIT
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
