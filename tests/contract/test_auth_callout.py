@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from lab.auth_lab import ADDRESSES, DOCUMENT, ELSEWHERE, AuthLab, Machine, auth_lab
 from lab.nats_peer import NatsPeer, Refused
-from shoal_auth import jwt
+from shoal_auth import jwt, sweeper
 from shoal_bus import codec
 from shoal_bus.client import Message
 from shoal_bus.link import Link
@@ -353,6 +353,26 @@ async def test_a_node_whose_address_changes_stays_until_it_boots(lab: AuthLab) -
     await lab.refused(another := Machine("n001"), lab.token(another))
     await lab.boot(Machine("n001", address="127.0.0.111"))
     await cut(link)
+
+
+async def test_connections_that_a_node_does_not_need_are_cut(lab: AuthLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeper, "_AGAIN", 0.2)
+    monkeypatch.setattr(sweeper, "_EVERY", 0.2)
+    machine = Machine("n001")
+    await lab.arm("n001")
+    links = [await lab.boot(machine)]
+
+    async def hear(_: Message) -> None:
+        raise AssertionError("nobody says anything")
+
+    greedy = await lab.knock(machine)
+    for number in range(201):
+        await greedy.subscribe(f"_INBOX.node.n001.{number}", hear)
+    links += [await lab.knock(machine) for _ in range(3)]
+    await cut(greedy)
+    late = await lab.knock(machine)
+    await cut(late)
+    assert all([await alive(link) for link in links])
 
 
 async def test_a_machine_that_was_replaced_is_cut_and_refused(lab: AuthLab) -> None:

@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from shoal_auth import connections, sweeper
 from shoal_auth import identity as identities
 from shoal_auth.book import Book
 from shoal_auth.connections import Connections, Peer, user_name
+from shoal_auth.excess import excess
 from shoal_auth.identity import Identity
 from shoal_auth.ledger import Ledger
 from shoal_auth.sweeper import Sweeper
@@ -210,6 +211,33 @@ async def test_a_machine_that_was_replaced_is_cut_and_one_that_is_to_move_is_not
         assert one.servers.cut == [("NA", 1)]
 
 
+def peer(node: str, number: int, *, second: int = 0, subscriptions: int = 5) -> Peer:
+    return Peer("NA", number, f"{node}@b1@K1", AT + timedelta(seconds=second), subscriptions)
+
+
+def test_more_connections_than_a_node_needs_are_cut_the_latest_of_each_node() -> None:
+    of_one = [peer("n001", number, second=10 - number) for number in range(10)]
+    of_other = [peer("n002", number) for number in range(4)]
+    assert excess([*of_one, *of_other]) == [of_one[number] for number in (5, 4, 3, 2, 1, 0)]
+
+
+def test_a_connection_with_more_subscriptions_than_a_node_needs_is_cut_and_takes_no_others_place() -> None:
+    found = [peer("n001", number, subscriptions=201 if number == 0 else 200) for number in range(5)]
+    assert excess(found) == found[:1]
+
+
+async def test_what_is_too_much_is_told_of_once_a_node_and_is_no_revocation() -> None:
+    async with auth(NA={number: user_name("n001", P1) for number in range(1, 8)}) as one:
+        await one.bind("n001", P1)
+        before = sample("excess")
+        with structlog.testing.capture_logs() as said:
+            await one.sweeper.sweep()
+        assert sorted(one.servers.cut) == [("NA", 5), ("NA", 6), ("NA", 7)]
+        assert one.sweeper.cuts(["n001"]) == 0
+        assert sample("excess") == before + 3
+        assert [(entry["event"], entry["connections"]) for entry in said] == [("auth.excess", 3)]
+
+
 async def test_what_a_server_does_not_cut_is_not_counted_told_of_and_looked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -217,10 +245,10 @@ async def test_what_a_server_does_not_cut_is_not_counted_told_of_and_looked_for_
     monkeypatch.setattr(sweeper, "_PATIENCE", 0.01)
     async with auth(NA={1: user_name("n001", P1)}) as one:
         one.servers.refusing = True
-        before = not_cut()
+        before = sample("not_cut")
         with structlog.testing.capture_logs() as said:
             running = asyncio.create_task(one.sweeper.run())
-            await until(lambda: not_cut() >= before + 2)
+            await until(lambda: sample("not_cut") >= before + 2)
             assert one.sweeper.cuts(["n001"]) == 0
             one.servers.refusing = False
             await until(lambda: one.servers.cut == [("NA", 1)])
@@ -244,5 +272,5 @@ async def test_an_answer_that_cannot_be_read_is_an_error(answer: bytes) -> None:
         await Connections(cast("Connection", servers)).cut(Peer("NA", 7, "n001@b1@K1"))
 
 
-def not_cut() -> float:
-    return REGISTRY.get_sample_value("shoal_auth_connections_not_cut_total") or 0.0
+def sample(what: str) -> float:
+    return REGISTRY.get_sample_value(f"shoal_auth_connections_{what}_total") or 0.0

@@ -13,8 +13,8 @@ ACCOUNT = "CLUSTER"
 """The account that nodes are bound into."""
 _SPREAD = 0.1
 """Nodes that came at once are not to renew at once."""
-_SUBSCRIPTIONS = 200
-"""At most, as the payload: nats-server 2.15 does not hold those to it yet that a callout let in."""
+SUBSCRIPTIONS = 200
+"""At most, as the payload: nats-server 2.15 does not hold those to it yet that a callout let in; `excess` does."""
 _PAYLOAD = 8 << 20
 _NANOSECONDS = 1_000_000_000
 _UNLIMITED = -1
@@ -58,7 +58,7 @@ def _user(node: str) -> dict[str, Any]:
         "version": 2,
         "pub": {"allow": list(granted.publish)},
         "sub": {"allow": list(granted.subscribe)},
-        "subs": _SUBSCRIPTIONS,
+        "subs": SUBSCRIPTIONS,
         "data": _UNLIMITED,
         "payload": _PAYLOAD,
     }

@@ -4,9 +4,10 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import structlog
-from pydantic import BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from shoal_auth.answer import ACCOUNT
 from shoal_bus.connection import Connection, Message
@@ -21,15 +22,20 @@ _FIRST, _QUIET = 2.0, 0.25
 """Seconds for the first server to answer, and then for the next one: how many there are, nobody tells."""
 _KICK_WITHIN = 2.0
 _SHOWN = 12
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A node's connection: `id` at the server `server`, and who it was let in as: see `user_name`."""
+    """A node's connection: `id` at the server `server`, and who it was let in as: see `user_name`; since when it is
+    there, and how many subscriptions it has.
+    """
 
     server: str
     id: int
     user: str
+    since: datetime = _LONG_AGO
+    subscriptions: int = 0
 
     @property
     def node(self) -> str:
@@ -44,6 +50,8 @@ class _Server(BaseModel):
 class _Connection(BaseModel):
     cid: int
     authorized_user: str = ""
+    start: AwareDatetime = _LONG_AGO
+    subscriptions: int = 0
 
 
 class _Data(BaseModel):
@@ -140,4 +148,5 @@ def _nodes(page: _Page) -> Iterator[Peer]:
     """Users of our configuration are called by their keys, nodes by `user_name`: only a node's has an @."""
     for connection in page.data.connections:
         if "@" in connection.authorized_user:
-            yield Peer(page.server.id, connection.cid, connection.authorized_user)
+            user, since = connection.authorized_user, connection.start
+            yield Peer(page.server.id, connection.cid, user, since, connection.subscriptions)

@@ -14,6 +14,7 @@ ALARMS = Counter("shoal_auth_alarms_total", "Refused attempts to be a node, told
 BATCHES = Histogram("shoal_auth_batch_writes", "Keys written at once", buckets=(1, 3, 10, 30, 100, 300))
 CONFLICTS = Counter("shoal_auth_conflicts_total", "Changes that another replica was faster with, decided again")
 CUT = Counter("shoal_auth_connections_cut_total", "Connections cut, as their key spoke for their node no more")
+EXCESS = Counter("shoal_auth_connections_excess_total", "Connections cut, as they were more than a node needs")
 NOT_CUT = Counter("shoal_auth_connections_not_cut_total", "Connections that a server would not cut, or that were gone")
 DROPPED = Counter("shoal_auth_notices_dropped_total", "Events lost because the bus took none for too long")
 NODES = Gauge("shoal_auth_nodes", "Nodes by what is stored of them", ["what"])

@@ -1,17 +1,19 @@
-"""Cuts connections that speak for a node no more: revoked, replaced, or of a machine that was removed or replaced.
+"""Cuts connections that speak for a node no more: revoked, replaced, or of a machine that was removed or replaced; and
+those that are more than a node needs.
 
 Every replica does, so that it happens whichever of them noted the change and died of it.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import structlog
 
 from shoal_auth import metrics
 from shoal_auth.book import Book, binding, binding_key
 from shoal_auth.connections import Connections, Peer, user_name
+from shoal_auth.excess import excess
 from shoal_auth.identity import Identity
 from shoal_auth.proofs import is_replaced
 from shoal_bus.api import Store
@@ -74,11 +76,15 @@ class Sweeper:
         """Cut what is to be cut now. Raises BusError."""
         async with self._turn:
             self._wanted.clear()
-            peers = [
-                peer for peer in await self._connections.peers() if not self._speaks(peer, self._book.of(peer.node))
-            ]
-            for first in range(0, len(peers), _AT_ONCE):
-                await asyncio.gather(*map(self._cut, peers[first : first + _AT_ONCE]))
+            speaking: list[Peer] = []
+            stale: list[Peer] = []
+            for peer in await self._connections.peers():
+                (speaking if self._speaks(peer, self._book.of(peer.node)) else stale).append(peer)
+            await _each(stale, self._cut)
+            over = excess(speaking)
+            for node, count in Counter(peer.node for peer in over).items():
+                log.warning("auth.excess", node=node, connections=count, reason="more than it needs: they are cut")
+            await _each(over, self._shed)
 
     async def _cut(self, peer: Peer) -> None:
         """Unless the book is behind what let the peer in: so the leader is asked first. What its server does not cut is
@@ -95,11 +101,22 @@ class Sweeper:
         metrics.CUT.inc()
         log.info("auth.cut", user=peer.user, server=peer.server, connection=peer.id)
 
+    async def _shed(self, peer: Peer) -> None:
+        """Whoever opened so many may go on: so we look again soon."""
+        self._wanted.set()
+        if await self._connections.cut(peer):
+            metrics.EXCESS.inc()
+
     def _speaks(self, peer: Peer, identity: Identity) -> bool:
         node, speaker = identity.node, identity.speaker
         if speaker is None or user_name(node, speaker) != peer.user:
             return False
         return not is_replaced(speaker, self._cluster().nodes.get(node))
+
+
+async def _each(peers: Sequence[Peer], cut: Callable[[Peer], Awaitable[None]]) -> None:
+    for first in range(0, len(peers), _AT_ONCE):
+        await asyncio.gather(*map(cut, peers[first : first + _AT_ONCE]))
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:
