@@ -245,3 +245,26 @@ async def until(check: Callable[[], Awaitable[T]], seconds: float = 15) -> T:
         while not (found := await check()):  # noqa: ASYNC110 - nothing tells us when
             await asyncio.sleep(0.02)
     return found
+
+
+class Forger:
+    """Shows a key that it does not have."""
+
+    def __init__(self, public: str) -> None:
+        self.public = public
+
+    def sign(self, data: bytes) -> bytes:
+        """Proves nothing."""
+        return Key.new().sign(data)
+
+
+async def cut(link: Link) -> None:
+    """Return when the server has ended this connection."""
+    async with asyncio.timeout(15):
+        await link.lost()
+
+
+async def alive(link: Link) -> bool:
+    """Whether the server still takes what comes over this connection."""
+    await link.flush()
+    return link.alive
