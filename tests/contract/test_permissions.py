@@ -14,7 +14,7 @@ from lab.nats_peer import NatsPeer, Refused
 from lab.nats_server import NatsServer
 from lab.rights import publishing, subscribing
 from lab.secure import SecureServer
-from shoal_bus import server_config
+from shoal_bus import secrecy, server_config
 from shoal_bus.connection import Credentials
 from shoal_bus.errors import Unavailable
 from shoal_bus.nats import NatsBus
@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureServer]:
 
 @pytest.mark.parametrize("principal", PRINCIPALS)
 async def test_who_may_publish_and_subscribe_to_what(server: SecureServer, principal: str) -> None:
-    publish, subscribe = publishing(), subscribing()
+    publish, subscribe = publishing(server.public.secrets), subscribing()
     async with NatsPeer.open(server.port, server.keys[principal]) as peer:
         published, subscribed = await peer.refused(publish=publish, subscribe=subscribe)
     assert publish.keys() - published == {subject for subject, who in publish.items() if principal in who}
@@ -79,8 +79,9 @@ class Nodes(NatsServer):
 
     def __init__(self, directory: Path) -> None:
         granted = {"n001": permissions.node("n001"), "n002": permissions.node("n002")}
-        granted |= {str(who): permissions.of(who) for who in PRINCIPALS}
-        self.keys = {who: Key.new() for who in granted}
+        self.keys = {who: Key.new() for who in (*granted, *map(str, PRINCIPALS))}
+        self.secrets = secrecy.write_secrets(self.keys)
+        granted |= {str(who): permissions.of(who, self.secrets) for who in PRINCIPALS}
         users = "\n".join(server_config.user(self.keys[who].public, may) for who, may in granted.items())
         super().__init__(directory, config=f"accounts {{ CLUSTER {{ jetstream: enabled, users: [\n{users}\n] }} }}")
 
@@ -89,7 +90,8 @@ class Nodes(NatsServer):
 
     @asynccontextmanager
     async def bus(self, who: str) -> AsyncIterator[NatsBus]:
-        credentials = Credentials(key=self.keys[who], inbox_prefix=f"_INBOX.{who}")
+        owned = permissions.owned(who)
+        credentials = Credentials(key=self.keys[who], inbox_prefix=f"_INBOX.{who}", owns=owned)
         bus = await NatsBus.connect(
             [self.url], name=who, credentials=credentials, timeout=10, creates=who == "registry"
         )
@@ -114,7 +116,7 @@ async def test_what_a_node_may_publish(nodes: Nodes) -> None:
     tricks |= {"node.n001.exec", "node.n001.options", "evt.node.n001.changed", "evt.identity.n001.changed"}
     tricks |= {"rpc.fleet.v1.exec", "rpc.registry.v1.apply", "rpc.registry.v1.boot", "rpc.auth.v1.decide"}
     tricks |= {"$JS.API.>", "$KV.>", "$SYS.>", "_INBOX.>", "_INBOX.registry.>", ">", "*"}
-    everything = own | others | tricks | publishing().keys()
+    everything = own | others | tricks | publishing(nodes.secrets).keys()
     async with nodes.peer("n001") as node:
         refused, _ = await node.refused(publish=everything)
     assert everything - refused == own
@@ -164,8 +166,9 @@ async def test_no_acknowledgement_goes_where_a_node_may_not_publish(nodes: Nodes
     """A stream acknowledges a message, or refuses it, at whatever subject its sender names."""
     targets = ("$KV.records.head", "$KV.identity.node.n002", "node.n002.options")
     last = Stage.SYSTEMD_RUNNING
-    async with nodes.bus("registry") as registry, nodes.bus("operator") as operator:
+    async with nodes.bus("registry") as registry, nodes.bus("operator") as operator, nodes.bus("auth") as auth:
         await registry.prepare()
+        await auth.store("identity")
         async with nodes.peer("n001") as node, nodes.peer("n002") as other:
             other.subscribe("node.n002.options")
             await other.settle()
@@ -179,8 +182,8 @@ async def test_no_acknowledgement_goes_where_a_node_may_not_publish(nodes: Nodes
                         break
             await other.settle()
             assert other.messages == []
-        for bucket in ("KV_records", "KV_identity"):
-            assert await last_sequence(registry.connection, bucket) == 0
+        for bus, bucket in ((registry, "records"), (auth, "identity")):
+            assert await last_sequence(bus.connection, f"KV_{bucket}", f"$KV.{bucket}.>") == 0
 
 
 # --- auth, and those whom nobody knows -----------------------------------------------------------------------------

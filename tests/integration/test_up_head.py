@@ -107,9 +107,29 @@ def test_nodes_are_answered_in_the_boot_network_alone(head: Head) -> None:
 
 def test_a_head_that_is_well_says_so_everywhere(head: Head) -> None:
     script = "import sys, urllib.request; print(*(urllib.request.urlopen(url).status for url in sys.argv[1:]))"
-    ports = (8222, *range(9101, 9110))
-    urls = [f"http://127.0.0.1:{port}/healthz" for port in ports]
-    assert run(head.space, sys.executable, "-c", script, *urls).split() == ["200"] * len(ports)
+    urls = [f"http://127.0.0.1:{port}/healthz" for port in range(9101, 9110)]
+    assert run(head.space, sys.executable, "-c", script, *urls).split() == ["200"] * len(urls)
+
+
+def test_nobody_on_the_machine_learns_from_the_bus_where_services_write(head: Head) -> None:
+    """Its monitor tells how streams are, to whoever knows its path."""
+    config = head.state / "nats.conf"
+    assert config.stat().st_mode & 0o777 == 0o600
+    path = next(line for line in config.read_text().splitlines() if line.startswith("http_base_path")).split('"')[1]
+    script = """
+import sys, urllib.error, urllib.request
+for path in sys.argv[1:]:
+    try:
+        print(urllib.request.urlopen(f"http://127.0.0.1:8222{path}").status)
+    except urllib.error.HTTPError as error:
+        print(error.code)
+"""
+    asked = ("/jsz?streams=1&config=1", "/healthz", "/", f"{path}/healthz")
+    assert run(head.space, sys.executable, "-c", script, *asked).split() == ["404", "404", "404", "200"]
+    secrets = re.findall(r'"\$W\.([0-9a-f]{40})\.', config.read_text())
+    assert len(secrets) == 3
+    for log in (head.state / "log").iterdir():
+        assert not any(secret in log.read_text() for secret in (*secrets, path))
 
 
 def test_the_services_answer_an_operator_what_the_contract_says(head: Head) -> None:

@@ -52,7 +52,7 @@ async def test_an_unwell_service_is_told_of_once_with_what_it_says(tmp_path: Pat
     async with asyncio.timeout(20):
         await supervisor.answering([process])
     watching = asyncio.create_task(health.watch([process], tmp_path, said.append, period=0.1))
-    told = f"x is not healthy: {url}/healthz answers 500: the heart \\x1b[31mis broken"
+    told = f"x is not healthy: {url} answers 500: the heart \\x1b[31mis broken"
     await until(lambda: told in said, said)
     await asyncio.sleep(0.5)
     watching.cancel()

@@ -17,11 +17,14 @@ STREAMS = ("EVENTS", "TOLD", "JOBS", "KV_records", "KV_state", "KV_identity", "K
 Who = frozenset[str] | set[str]
 
 BUCKETS: Mapping[str, Who] = {
-    "$KV.records.head": {"registry"},
-    "$KV.records.node.n001": {"registry"},
-    "$KV.records.claim.mac.525400770011": {"registry"},
-    "$KV.secrets.ssh.host": {"registry"},
-    "$KV.identity.node.n001": {"auth"},
+    "$KV.records.head": NOBODY,
+    "$KV.records.node.n001": NOBODY,
+    "$KV.records.claim.mac.525400770011": NOBODY,
+    "$KV.secrets.ssh.host": NOBODY,
+    "$KV.identity.node.n001": NOBODY,
+    "$W.0011.records.head": NOBODY,
+    "$W.*.records.head": NOBODY,
+    "$W.>": NOBODY,
     "$KV.state.registry.effects": {"registry"},
     "$KV.state.machine.525400770011": {"registry"},
     "$KV.state.fleet.n001": {"fleet"},
@@ -29,7 +32,10 @@ BUCKETS: Mapping[str, Who] = {
     "$KV.state.other": NOBODY,
     "$KV.other.key": NOBODY,
 }
-"""Who may write a key."""
+"""Who may write a key where keys are read, or where somebody guesses that they are written."""
+
+OWNERS: Mapping[str, str] = {"records": "registry", "secrets": "registry", "identity": "auth"}
+"""Who alone writes a bucket."""
 
 READING: Mapping[str, Mapping[str, Who]] = {
     "EVENTS": {
@@ -55,9 +61,9 @@ LOOKING: Mapping[str, Who] = {
     "EVENTS": EVERYBODY,
     "TOLD": {"registry"},
     "JOBS": SERVICES,
-    "KV_records": SERVICES,
+    "KV_records": {"registry"},
     "KV_state": SERVICES,
-    "KV_identity": {"registry", "auth"},
+    "KV_identity": {"auth"},
     "KV_secrets": {"registry"},
 }
 """Who may learn how a stream is."""
@@ -105,15 +111,19 @@ FORBIDDEN = (
 """What nobody may publish."""
 
 
-def publishing() -> dict[str, Who]:
-    """Subjects, and who may publish to them."""
+def publishing(secrets: Mapping[str, str]) -> dict[str, Who]:
+    """Subjects, and who may publish to them; `secrets` are those of the buckets' write subjects."""
     table: dict[str, Who] = dict.fromkeys(FORBIDDEN, NOBODY)
     for one in (*contract.REQUESTS, *contract.EVENTS, *contract.NODE_TOPICS):
         table[concrete(one.subject)] = ends(one.sender)
     table["job.image.build.0011"] = {"registry", "image-builder"}
     table.update(BUCKETS)
+    for bucket, secret in secrets.items():
+        table[f"$W.{secret}.{bucket}.node.n001"] = {OWNERS[bucket]}
+        table.update(dict.fromkeys((f"$W.{secret}.{other}.head" for other in secrets if other != bucket), NOBODY))
     for stream in STREAMS:
-        table[f"$JS.API.STREAM.CREATE.{stream}"] = table[f"$JS.API.STREAM.UPDATE.{stream}"] = {"registry"}
+        owner = OWNERS.get(stream.removeprefix("KV_"), "registry")
+        table[f"$JS.API.STREAM.CREATE.{stream}"] = table[f"$JS.API.STREAM.UPDATE.{stream}"] = {owner}
         table[f"$JS.API.STREAM.INFO.{stream}"] = LOOKING[stream]
         table[f"$JS.API.STREAM.MSG.GET.{stream}"] = GETTING[stream]
         for pattern, who in READING[stream].items():
@@ -131,7 +141,7 @@ def publishing() -> dict[str, Who]:
 def subscribing() -> dict[str, Who]:
     """Subjects, and who may subscribe to them."""
     table: dict[str, Who] = dict.fromkeys(
-        (">", "*", "*.>", "_INBOX.>", "_INBOX.*.>", "$JS.>", "$KV.>", "$SYS.>"), NOBODY
+        (">", "*", "*.>", "_INBOX.>", "_INBOX.*.>", "$JS.>", "$KV.>", "$W.>", "$W.*.records.>", "$SYS.>"), NOBODY
     )
     for pattern in ("rpc.>", "rpc.registry.>", "node.>", "node.*.>", "node.n001.>", "job.>", "$SRV.>", "$KV.secrets.>"):
         table[pattern] = NOBODY

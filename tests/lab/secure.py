@@ -4,13 +4,13 @@ from pathlib import Path
 
 from lab.certificates import Authority
 from lab.nats_server import NatsServer
-from shoal_bus import server_config
+from shoal_bus import secrecy, server_config
 from shoal_bus.connection import Credentials
 from shoal_bus.nats import NatsBus
 from shoal_bus.server_config import PublicKeys, Tls
 from shoal_identity.keys import Key, Role
 from shoal_identity.trust import Trust
-from shoal_model import subjects
+from shoal_model import permissions, subjects
 from shoal_model.permissions import PRINCIPALS
 from shoal_model.subjects import Service
 
@@ -38,12 +38,14 @@ class SecureServer(NatsServer):
     @property
     def public(self) -> PublicKeys:
         users = {principal: key.public for principal, key in self.keys.items()}
-        return PublicKeys(users, self.callout.public, self.system.public, self.issuer.public)
+        secrets = secrecy.write_secrets(self.keys)
+        return PublicKeys(users, self.callout.public, self.system.public, self.issuer.public, secrets)
 
     def credentials(self, principal: str) -> Credentials:
         """What proves this service or the operator."""
         tls = self.trust.client_context() if self.trust is not None else None
-        return Credentials(key=self.keys[principal], tls=tls, inbox_prefix=subjects.inbox(principal))
+        prefix, owned = subjects.inbox(principal), permissions.owned(principal)
+        return Credentials(key=self.keys[principal], tls=tls, inbox_prefix=prefix, owns=owned)
 
     async def bus(self, principal: str) -> NatsBus:
         """Connected as this service, or as the operator; to be closed."""

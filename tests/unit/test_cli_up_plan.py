@@ -13,15 +13,17 @@ from shoal_model.subjects import Service
 
 HEAD = plan.Head("br0", "10.77.0.1", Path("/var/lib/shoal"))
 KEYS = {seed: Key.new(seed.role) for seed in layout.SEEDS}
-IDENTITY = Identity(Layout(HEAD.state), {seed: key.public for seed, key in KEYS.items()})
+SECRETS = {"records": "0011", "secrets": "0022", "identity": "0033"}
+IDENTITY = Identity(Layout(HEAD.state), {seed: key.public for seed, key in KEYS.items()}, SECRETS)
 
 
 def test_the_bus_listens_on_the_boot_network_alone_and_syncs_every_write() -> None:
-    assert plan.nats_config(HEAD, 'head.example "x', IDENTITY).startswith(
+    assert plan.nats_config(HEAD, 'head.example "x', IDENTITY, "5ec3e7").startswith(
         "# Written by `shoal up` at each start; changes are lost.\n"
         'server_name: "shoal-head-example--x"\n'
         'listen: "10.77.0.1:4222"\n'
         'http: "127.0.0.1:8222"\n'
+        'http_base_path: "/5ec3e7"\n'
         "max_payload: 8388608\n"
         "max_pending: 67108864\n"
         "max_connections: 65536\n"
@@ -36,13 +38,21 @@ def test_the_bus_listens_on_the_boot_network_alone_and_syncs_every_write() -> No
 
 
 def test_the_bus_knows_everybody_by_a_public_key_and_nobody_else() -> None:
-    config = plan.nats_config(HEAD, "head", IDENTITY)
+    config = plan.nats_config(HEAD, "head", IDENTITY, "5ec3e7")
     users = {seed: key for seed, key in IDENTITY.public.items() if seed not in (layout.BOOT, layout.IMAGE)}
     assert set(re.findall(r"\b[UA][A-Z2-7]{55}\b", config)) == set(users.values())
     assert not any(key.seed in config for key in KEYS.values())
     assert f"issuer: {IDENTITY.public[layout.ISSUER]}" in config
     assert 'cert_file: "/var/lib/shoal/keys/nats/server.crt"' in config
     assert 'key_file: "/var/lib/shoal/keys/nats/server.key"' in config
+
+
+def test_the_bus_lets_each_bucket_be_written_where_its_writer_alone_knows() -> None:
+    config = plan.nats_config(HEAD, "head", IDENTITY, "5ec3e7")
+    for bucket, secret in SECRETS.items():
+        assert config.count(f'"$W.{secret}.{bucket}.>"') == config.count(secret) == 1
+    assert not any(secret in repr(IDENTITY) for secret in SECRETS.values())
+    assert not any(secret in str(program) for secret in SECRETS.values() for program in services().values())
 
 
 def services(env: dict[str, str] | None = None) -> dict[str, plan.Program]:
@@ -87,8 +97,9 @@ def test_a_service_is_told_of_its_own_part_of_the_identity_alone() -> None:
 
 
 def test_what_tells_that_a_program_is_unwell_hides_nothing_and_only_the_bus_is_restarted_for_it() -> None:
-    bus = plan.nats_program(Path("/venv/bin/nats-server"), Path("/x/nats.conf"), {})
-    assert (bus.alive, bus.restart_helps) == ("http://127.0.0.1:8222/healthz", True)
+    bus = plan.nats_program(Path("/venv/bin/nats-server"), Path("/x/nats.conf"), {}, "5ec3e7")
+    assert (bus.alive, bus.restart_helps) == ("http://127.0.0.1:8222/5ec3e7/healthz", True)
+    assert "5ec3e7" not in repr(bus)
     for program in services().values():
         assert program.alive == f"http://{program.env['SHOAL_METRICS']}/healthz"
         assert not program.restart_helps

@@ -66,7 +66,7 @@ def test_dhcp_whole() -> None:
         "CONSUMER.MSG.NEXT.KV_records.*",
         "CONSUMER.DELETE.KV_records.*",
     ]
-    looks = ["STREAM.INFO.EVENTS", "STREAM.INFO.JOBS", "STREAM.INFO.KV_records", "STREAM.INFO.KV_state"]
+    looks = ["STREAM.INFO.EVENTS", "STREAM.INFO.JOBS", "STREAM.INFO.KV_state"]
     dhcp = permissions.of("dhcp")
     assert set(dhcp.publish) == {
         "evt.machine.*.seen",
@@ -78,6 +78,20 @@ def test_dhcp_whole() -> None:
         "_INBOX.dhcp.>",
         *(f"$SRV.{verb}{tail}" for verb in ("PING", "INFO", "STATS") for tail in ("", ".dhcp", ".dhcp.*")),
     }
+
+
+def test_a_bucket_with_one_writer_is_written_where_that_one_alone_knows() -> None:
+    assert permissions.OWNERS == {"records": "registry", "secrets": "registry", "identity": "auth"}
+    assert permissions.owned("registry") == ("records", "secrets")
+    assert permissions.owned("auth") == ("identity",)
+    assert permissions.owned("fleet") == ()
+    secrets = {bucket: f"{bucket}0011" for bucket in permissions.OWNERS}
+    for principal in PRINCIPALS:
+        written = {subject for subject in permissions.of(principal, secrets).publish if subject.startswith("$W.")}
+        assert written == {f"$W.{secrets[bucket]}.{bucket}.>" for bucket in permissions.owned(principal)}
+        plain = [subject for subject in permissions.of(principal, secrets).publish if subject.startswith("$KV.")]
+        assert all(subject.startswith("$KV.state.") for subject in plain)
+    assert "$KV.records.>" in permissions.of("registry").publish
 
 
 @pytest.mark.parametrize("principal", PRINCIPALS)

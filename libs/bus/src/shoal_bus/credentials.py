@@ -1,6 +1,7 @@
 """What proves us to a NATS server. Standard library alone: nodes carry this."""
 
 import ssl
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,7 +23,8 @@ class Credentials:
 
     `tls` is what checks the certificate of a `tls://` server: without it we do not speak to one. `inbox_prefix` is what
     permissions let us listen on: it begins with `_INBOX.` if it is not `_INBOX` itself, as nobody answers elsewhere.
-    `lifetime` is in seconds: after as many the server may end the connection, so a new one is made before.
+    `lifetime` is in seconds: after as many the server may end the connection, so a new one is made before. `owns` are
+    the buckets that nobody else writes: with a `key`, they are written where nobody else knows.
     """
 
     user: str | None = None
@@ -32,3 +34,4 @@ class Credentials:
     tls: ssl.SSLContext | None = None
     inbox_prefix: str = "_INBOX"
     lifetime: float | None = None
+    owns: Collection[str] = ()

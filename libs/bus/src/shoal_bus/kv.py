@@ -13,6 +13,7 @@ from shoal_bus.errors import BusError, Unavailable
 from shoal_bus.jetstream import JetStreamError
 from shoal_bus.link import Link
 from shoal_bus.reader import read
+from shoal_model.permissions import write_subject
 
 _OPERATION = "KV-Operation"
 _MARKER = "Nats-Marker-Reason"
@@ -25,14 +26,15 @@ _COMMIT_TRIES = 3
 class NatsStore:
     """See `api.Store`."""
 
-    def __init__(self, connection: Connection, bucket: str) -> None:
+    def __init__(self, connection: Connection, bucket: str, secret: str | None = None) -> None:
         self._connection = connection
         self._bucket = bucket
         self._stream = streams.stream_of(bucket)
         self._prefix = f"$KV.{bucket}."
+        self._written = write_subject(bucket, secret)
 
     async def get(self, key: str) -> Entry | None:
-        request = {"last_by_subj": self._subject(key)}
+        request = {"last_by_subj": self._prefix + streams.key(key)}
         try:
             answer = await jetstream.api(self._connection, f"STREAM.MSG.GET.{self._stream}", request)
         except JetStreamError as error:
@@ -105,7 +107,7 @@ class NatsStore:
             yield entries
 
     async def _entries(self, after: int) -> AsyncGenerator[Entry | None]:
-        messages = read(self._connection, self._stream, f"{self._prefix}>", after=after, latest=after == 0)
+        messages = read(self._connection, self._stream, streams.keys(self._bucket), after=after, latest=after == 0)
         async with aclosing(messages):
             async for message in messages:
                 if message is None:
@@ -115,7 +117,8 @@ class NatsStore:
                 yield Entry(message.subject.removeprefix(self._prefix), value, message.sequence)
 
     def _subject(self, key: str) -> str:
-        return self._prefix + streams.key(key)
+        """Where a key is written."""
+        return f"{self._written}.{streams.key(key)}"
 
 
 def _is_deleted(headers: Mapping[str, str]) -> bool:

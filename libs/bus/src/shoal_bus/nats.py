@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel
 
-from shoal_bus import codec, jetstream, jobs, limits, micro, provision, streams, trace
+from shoal_bus import codec, jetstream, jobs, limits, micro, provision, secrecy, streams, trace
 from shoal_bus.api import Endpoint, Job, Store
 from shoal_bus.connection import DEADLINE, Connection, Credentials, Listening, Message, connect
 from shoal_bus.errors import Invalid, Unavailable
@@ -19,6 +19,7 @@ from shoal_bus.kv import NatsStore
 from shoal_bus.pull import Stored
 from shoal_bus.reader import last_sequence, read
 from shoal_model import subjects
+from shoal_model.permissions import OWNERS
 
 log = logging.getLogger("shoal.bus")
 
@@ -29,9 +30,11 @@ R = TypeVar("R", bound=BaseModel)
 class NatsBus:
     """Made by `NatsBus.connect`."""
 
-    def __init__(self, connection: Connection, *, creates: bool = True) -> None:
+    def __init__(self, connection: Connection, own: Credentials, *, creates: bool = True) -> None:
         self.connection = connection
         self._creates = creates
+        key, owned = own.key, own.owns
+        self._secrets = {} if key is None else {bucket: secrecy.write_secret(key, bucket) for bucket in owned}
 
     @classmethod
     async def connect(
@@ -45,10 +48,12 @@ class NatsBus:
     ) -> Self:
         """Connect; tries for ever, or for `timeout` seconds. Raises Unavailable.
 
-        Whoever does not create streams and buckets waits for those it needs, until somebody else has created them.
+        Whoever does not create streams and buckets waits for those it needs, until somebody else has created them; what
+        its credentials say is its own, it makes itself.
         """
         connection = await connect(servers, name=name, credentials=credentials, timeout=timeout)
-        return cls(connection, creates=creates)
+        own = credentials if isinstance(credentials, Credentials) else Credentials()
+        return cls(connection, own, creates=creates)
 
     @property
     def connected(self) -> bool:
@@ -138,7 +143,7 @@ class NatsBus:
         if not self._creates:
             await provision.awaited(self.connection, stream)
         # "from now on" begins here, not when the first event is asked for
-        after = since if since is not None else await last_sequence(self.connection, stream)
+        after = since if since is not None else await last_sequence(self.connection, stream, subject)
         async with aclosing(
             self._decoded(read(self.connection, stream, subject, after=after, restart=True), message)
         ) as e:
@@ -189,15 +194,19 @@ class NatsBus:
             yield work
 
     async def store(self, bucket: str) -> Store:
-        config = streams.bucket(bucket)
-        if self._creates:
-            await provision.ensure(self.connection, config)
+        secret = self._secrets.get(bucket)
+        if secret is not None or (self._creates and not (self._secrets and bucket in OWNERS)):
+            await provision.made(self.connection, streams.bucket(bucket, secret))
         else:
-            await provision.awaited(self.connection, config["name"])
-        return NatsStore(self.connection, bucket)
+            readable = streams.keys(bucket) if bucket in OWNERS else None
+            await provision.awaited(self.connection, streams.bucket(bucket)["name"], readable)
+        return NatsStore(self.connection, bucket, secret)
 
     async def prepare(self) -> None:
-        await (provision.create_all if self._creates else provision.await_all)(self.connection)
+        if self._creates:
+            await provision.create_all(self.connection, self._secrets)
+        else:
+            await provision.await_all(self.connection)
 
     async def flush(self) -> None:
         await self.connection.flush()

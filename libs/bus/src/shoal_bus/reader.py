@@ -16,7 +16,7 @@ from typing import Any
 from shoal_bus import streams
 from shoal_bus.connection import Connection
 from shoal_bus.errors import BusError, Unavailable
-from shoal_bus.jetstream import api, make_consumer
+from shoal_bus.jetstream import make_consumer
 from shoal_bus.link import Link
 from shoal_bus.pull import Broken, Stored, pull
 
@@ -84,8 +84,8 @@ async def _begin(
     while True:
         link = await connection.link()
         try:
-            position = await _resumed(connection, stream, position, restart=restart)
-            consumer = await _create(connection, stream, pattern, position, latest=latest and position == 0)
+            position = await _resumed(connection, stream, pattern, position, restart=restart)
+            consumer = await _create(connection, stream, pattern, _start(position, latest=latest))
         except ReplacedStream:
             raise
         except Unavailable as error:
@@ -97,9 +97,9 @@ async def _begin(
             return link, consumer, position
 
 
-async def _resumed(connection: Connection, stream: str, position: int, *, restart: bool) -> int:
+async def _resumed(connection: Connection, stream: str, pattern: str, position: int, *, restart: bool) -> int:
     """Where to go on in a stream that was read up to `position`: there, or at 0 if it was made anew since."""
-    if position == 0 or position <= (last := await last_sequence(connection, stream)):
+    if position == 0 or position <= (last := await last_sequence(connection, stream, pattern)):
         return position
     if not restart:
         raise ReplacedStream(f"stream {stream} was made anew (it ends at {last}, not {position}): start over")
@@ -111,15 +111,25 @@ class ReplacedStream(Unavailable):
     """The stream ends before the position that was already read: it is another one now."""
 
 
-async def last_sequence(connection: Connection, stream: str) -> int:
-    """The sequence of a stream's newest message; 0 if it never had one. Raises JetStreamError, Unavailable."""
-    return int((await api(connection, f"STREAM.INFO.{stream}"))["state"]["last_seq"])
+async def last_sequence(connection: Connection, stream: str, pattern: str = ">") -> int:
+    """The sequence of a stream's newest message; 0 if it never had one. Raises JetStreamError, Unavailable.
+
+    `pattern` is what we may read of it. Whoever may not ask how a stream is makes a consumer of what is new in it: the
+    server says where that begins.
+    """
+    link = await connection.link()
+    consumer = await _create(connection, stream, pattern, {"deliver_policy": "new"})
+    await _delete(link, stream, consumer["name"])
+    return int(consumer["delivered"]["stream_seq"])
 
 
-async def _create(
-    connection: Connection, stream: str, pattern: str, position: int, *, latest: bool
-) -> Mapping[str, Any]:
-    start: dict[str, Any] = {"deliver_policy": "by_start_sequence", "opt_start_seq": position + 1}
+def _start(position: int, *, latest: bool) -> Mapping[str, Any]:
+    if latest and position == 0:
+        return {"deliver_policy": "last_per_subject"}
+    return {"deliver_policy": "by_start_sequence", "opt_start_seq": position + 1}
+
+
+async def _create(connection: Connection, stream: str, pattern: str, start: Mapping[str, Any]) -> Mapping[str, Any]:
     config = {
         "name": secrets.token_hex(16),
         "filter_subject": pattern,
@@ -127,7 +137,7 @@ async def _create(
         "mem_storage": True,
         "num_replicas": 1,
         "inactive_threshold": _FORGET_AFTER * _NANOSECONDS,
-        **({"deliver_policy": "last_per_subject"} if latest else start),
+        **start,
     }
     return await make_consumer(connection, stream, config)
 

@@ -7,7 +7,7 @@ public keys, so that they connect while auth is down; whoever stands not here is
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shoal_model import permissions, subjects
@@ -33,12 +33,16 @@ _NOTHING = ">"
 class PublicKeys:
     """Public keys: `U…` of each principal in `users` (see `permissions.PRINCIPALS`), of auth in AUTH (`callout`) and in
     SYS (`system`); `A…` of the account that signs what auth hands out (`issuer`).
+
+    `secrets` are not public: the secret of each bucket's write subject, which its writer alone may know. They stand in
+    the configuration, so nobody else may read that.
     """
 
     users: Mapping[str, str]
     callout: str
     system: str
     issuer: str
+    secrets: Mapping[str, str] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def identity(keys: PublicKeys, tls: Tls | None = None) -> str:
     """Accounts, users, permissions, the callout and TLS, to be included in a configuration with `jetstream` and
     `listen`. Raises KeyError for a principal without permissions.
     """
-    users = [user(key, permissions.of(principal)) for principal, key in keys.users.items()]
+    users = [user(key, permissions.of(principal, keys.secrets)) for principal, key in keys.users.items()]
     lines = [
         "accounts {",
         *_account("SYS", [user(keys.system, _SYSTEM)]),

@@ -7,7 +7,7 @@ from typing import Any
 from shoal_bus.api import Write
 from shoal_bus.errors import Invalid
 from shoal_bus.limits import LARGEST_OF_NODES
-from shoal_model import subjects
+from shoal_model import permissions, subjects
 
 _DAY = 86_400
 _NANOSECONDS = 1_000_000_000
@@ -72,13 +72,18 @@ that waits or runs, and goes when it is done.
 """
 
 
-def bucket(name: str) -> dict[str, Any]:
-    """The stream that holds a bucket, as the NATS clients' key-value stores lay it out (ADR-8)."""
+def bucket(name: str, secret: str | None = None) -> dict[str, Any]:
+    """The stream that holds a bucket, as the NATS clients' key-value stores lay it out (ADR-8).
+
+    With a secret it takes what comes to `permissions.write_subject`, and stores that as if it had come to `$KV.<name>`.
+    """
     if not _BUCKET.fullmatch(name):
         raise Invalid(f"{name!r} cannot name a bucket: use letters, digits, dashes and underscores")
+    written = f"{permissions.write_subject(name, secret)}.>"
     return {
         "name": stream_of(name),
-        "subjects": [f"$KV.{name}.>"],
+        "subjects": [written],
+        "subject_transform": None if secret is None else {"src": written, "dest": keys(name)},
         "retention": "limits",
         "storage": "file",
         "discard": "new",
@@ -94,6 +99,11 @@ def bucket(name: str) -> dict[str, Any]:
 def stream_of(name: str) -> str:
     """The stream of a bucket."""
     return f"KV_{name}"
+
+
+def keys(name: str) -> str:
+    """Where all keys of a bucket are read."""
+    return f"$KV.{name}.>"
 
 
 def key(value: str) -> str:

@@ -61,25 +61,25 @@ BUCKETS: Mapping[str, tuple[Bucket, ...]] = {
     Service.EXECD_CONFIG: (_RECORDS,),
 }
 """Who uses which bucket."""
+OWNERS: Mapping[str, str] = {
+    bucket.name: principal for principal, used in BUCKETS.items() for bucket in used if bucket.keys == (">",)
+}
+"""Buckets that one service alone writes, and that service. Only it knows where: see `write_subject`."""
 
 _STORED_EVENTS: frozenset[str] = frozenset({Service.FLEET, OPERATOR})
 """Who reads its events from the stream; the others hear them as they are sent."""
-_STREAMS = (
-    subjects.EVENTS_STREAM,
-    subjects.JOBS_STREAM,
-    *(f"KV_{bucket}" for bucket in (subjects.RECORDS_BUCKET, subjects.STATE_BUCKET)),
-)
-_CLOSED_STREAMS = (
-    subjects.TOLD_STREAM,
-    *(f"KV_{bucket}" for bucket in (subjects.IDENTITY_BUCKET, subjects.SECRETS_BUCKET)),
-)
+_STREAMS = (subjects.EVENTS_STREAM, subjects.JOBS_STREAM, f"KV_{subjects.STATE_BUCKET}")
+"""Anybody may learn how these are."""
 
 
-def of(principal: str) -> Permissions:
-    """What a service or an operator may do. Raises KeyError for nobody we know."""
+def of(principal: str, secrets: Mapping[str, str] | None = None) -> Permissions:
+    """What a service or an operator may do. Raises KeyError for nobody we know.
+
+    `secrets` are those of the write subjects of buckets, by bucket; one without is written where it is read.
+    """
     if principal not in PRINCIPALS:
         raise KeyError(principal)
-    publish = [*_sent(principal), *_jetstream(principal)]
+    publish = [*_sent(principal), *_jetstream(principal, secrets or {})]
     subscribe = [*_heard(principal), f"{subjects.inbox(principal)}.>"]
     if principal == OPERATOR:  # asks services about themselves, and is asked nothing
         return Permissions(_each_once([*publish, "$SRV.>"]), _each_once(subscribe), None)
@@ -94,6 +94,21 @@ def node(identity: str) -> Permissions:
     sent = [pattern(one.subject, name) for one in _subjects() if _is_end(NODE, one.sender)]
     sent = [subjects.told(one) if one.startswith("evt.") else one for one in sent]
     return Permissions(_each_once(sent), _each_once([*heard, inbox]))
+
+
+def owned(principal: str) -> tuple[str, ...]:
+    """The buckets that this principal alone writes."""
+    return tuple(bucket for bucket, owner in OWNERS.items() if owner == principal)
+
+
+def write_subject(bucket: str, secret: str | None) -> str:
+    """Where a bucket is written: `$W.<secret>.<bucket>`, or `$KV.<bucket>` where it is read, before the key.
+
+    The server stores what comes to a stream's subjects, and sends answers of its own to whatever subject one names,
+    without asking whether one may publish there. So `$KV.<bucket>` is no subject of a bucket that one service alone
+    writes: what it publishes where only it can is stored as if it had come there.
+    """
+    return f"$KV.{bucket}" if secret is None else f"$W.{secret}.{bucket}"
 
 
 def pattern(subject: str, node: str | None = None) -> str:
@@ -125,25 +140,29 @@ def _heard(principal: str) -> Iterator[str]:
             yield pattern(one.subject)
 
 
-def _jetstream(principal: str) -> Iterator[str]:
+def _jetstream(principal: str, secrets: Mapping[str, str]) -> Iterator[str]:
     if principal != OPERATOR:
         yield from (f"$JS.API.STREAM.INFO.{stream}" for stream in _STREAMS)
-    if principal == Service.REGISTRY:
-        yield from (
-            f"$JS.API.STREAM.{verb}.{s}" for verb in ("CREATE", "UPDATE") for s in (*_STREAMS, *_CLOSED_STREAMS)
-        )
-        yield from (f"$JS.API.STREAM.INFO.{stream}" for stream in _CLOSED_STREAMS)
+    yield from (f"$JS.API.STREAM.{verb}.{s}" for s in _created(principal) for verb in ("INFO", "CREATE", "UPDATE"))
     if principal in _STORED_EVENTS:
+        yield f"$JS.API.STREAM.INFO.{subjects.EVENTS_STREAM}"
         yield from _following(subjects.EVENTS_STREAM, _stored_events(principal))
     for bucket in BUCKETS.get(principal, ()):
         stream = f"KV_{bucket.name}"
         yield from _following(stream, [f"$KV.{bucket.name}.>"])
         if bucket.keys:
             yield f"$JS.API.STREAM.MSG.GET.{stream}"
-            yield from (f"$KV.{bucket.name}.{keys}" for keys in bucket.keys)
+            subject = write_subject(bucket.name, secrets.get(bucket.name))
+            yield from (f"{subject}.{keys}" for keys in bucket.keys)
     for one in contract.JOBS:
         if _is_end(principal, one.receiver):
             yield from _working(one)
+
+
+def _created(principal: str) -> Iterable[str]:
+    """Who writes a bucket alone makes it, for how a stream is tells its write subject. Registry makes all others."""
+    others = (*_STREAMS, subjects.TOLD_STREAM) if principal == Service.REGISTRY else ()
+    return (*others, *(f"KV_{bucket}" for bucket in owned(principal)))
 
 
 def _stored_events(principal: str) -> Iterable[str]:
@@ -157,7 +176,6 @@ def _following(stream: str, filters: Iterable[str]) -> Iterator[str]:
     it is named in the request's subject (ADR-37). `$JS.ACK` is never used: as every message of a stream names a subject
     there to answer at, the server would note each as one that may be answered (measured: 300 bytes, for two hours).
     """
-    yield f"$JS.API.STREAM.INFO.{stream}"
     yield from (f"$JS.API.CONSUMER.CREATE.{stream}.*.{one}" for one in filters)
     yield f"$JS.API.CONSUMER.MSG.NEXT.{stream}.*"
     yield f"$JS.API.CONSUMER.DELETE.{stream}.*"

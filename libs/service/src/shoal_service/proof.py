@@ -7,7 +7,7 @@ from shoal_bus.servers import without_secrets
 from shoal_identity import trust
 from shoal_identity.keys import Key, KeyProblem
 from shoal_identity.trust import BadTrust, Trust
-from shoal_model import subjects
+from shoal_model import permissions, subjects
 from shoal_model.subjects import Service
 from shoal_service.errors import Fatal
 from shoal_service.settings import ServiceSettings
@@ -30,7 +30,8 @@ def read(service: Service, settings: ServiceSettings) -> Proof:
             f"SHOAL_NATS (--nats) names {encrypted[0]}: set SHOAL_CA to the ca.crt to check its certificate with"
         )
     tls = None if trusted is None else trusted.client_context()
-    return Proof(Credentials(key=key, tls=tls, inbox_prefix=subjects.inbox(service)), trusted)
+    owned = permissions.owned(service)
+    return Proof(Credentials(key=key, tls=tls, inbox_prefix=subjects.inbox(service), owns=owned), trusted)
 
 
 def _key(settings: ServiceSettings) -> Key | None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import time
@@ -16,7 +17,7 @@ from shoal_bus import server_config
 from shoal_bus.errors import BusError
 from shoal_cli import changes, registry
 from shoal_cli.commands.cluster import read
-from shoal_cli.identity import make
+from shoal_cli.identity import files, make
 from shoal_cli.identity.layout import Identity, Layout
 from shoal_cli.options import examples
 from shoal_cli.session import DEFAULT_STATE, Access, Failure, author, over_nats, write_context
@@ -110,15 +111,15 @@ def say(line: str) -> None:
 async def _run(
     head: plan.Head, identity: Identity, server: Path, scripts: Path, document: dict[str, Any] | None
 ) -> None:
-    config = head.state / "nats.conf"
-    config.write_text(plan.nats_config(head, socket.gethostname(), identity))
+    config, monitor = head.state / "nats.conf", secrets.token_hex(16)
+    files.place(config, plan.nats_config(head, socket.gethostname(), identity, monitor).encode(), 0o600)
     access = Access((head.nats,), identity.layout.trust, identity.layout.bus_seed(OPERATOR))
     write_context(head.state, access)
     supervisor = Supervisor(head.state / "log", say)
 
     async def story() -> None:
         say(f"head {head.address} on {head.interface}, state in {head.state}, bus {server}")
-        await supervisor.answering([supervisor.start(plan.nats_program(server, config, os.environ))])
+        await supervisor.answering([supervisor.start(plan.nats_program(server, config, os.environ, monitor))])
         programs = plan.services(head, scripts, os.environ, identity)
         await supervisor.answering([supervisor.start(program) for program in programs])
         out("ready")

@@ -4,7 +4,7 @@ Everybody of `permissions.PRINCIPALS` has a key for the bus; nodes have theirs i
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,7 +90,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Identity:
-    """Where a head's keys are, and what may be known of them: `public` is the public half of each."""
+    """Where a head's keys are, and what is known of them: `public` is the public half of each. The bus server is told
+    `write_secrets` too, by bucket, and nobody else (see `shoal_bus.secrecy`).
+    """
 
     layout: Layout
     public: Mapping[Seed, str]
+    write_secrets: Mapping[str, str] = field(repr=False)

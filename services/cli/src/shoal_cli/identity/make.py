@@ -3,6 +3,7 @@
 import shutil
 from datetime import datetime
 
+from shoal_bus import secrecy
 from shoal_cli.identity import ca, files
 from shoal_cli.identity.doors import Doors
 from shoal_cli.identity.layout import IMAGE, NATS, PAIRS, SEEDS, Identity, Layout, Seed
@@ -25,14 +26,16 @@ def prepare(layout: Layout, address: str, host: str, now: datetime) -> Identity:
             files.folder(folder, mode)
         _require_secret(layout)
         chain, authority = _ca(layout, now)
-        public = {seed: _key(layout, seed) for seed in SEEDS}
+        keys = {seed: _key(layout, seed) for seed in SEEDS}
+        public = {seed: key.public for seed, key in keys.items()}
         trusted = _trust(layout, "".join(ca.pem(certificate) for certificate in chain), public[IMAGE])
         doors = Doors(layout, authority, trusted, address, host)
         for pair in PAIRS:
             doors.certify(pair, now)
     except OSError as error:
         raise CannotStart(f"cannot keep this head's keys: {error.strerror} ({error.filename})") from error
-    return Identity(layout, public)
+    users = {principal: keys[Seed(principal, "bus")] for principal in PRINCIPALS}
+    return Identity(layout, public, secrecy.write_secrets(users))
 
 
 def _owners() -> tuple[str, ...]:
@@ -49,18 +52,18 @@ def _require_secret(layout: Layout) -> None:
         )
 
 
-def _key(layout: Layout, seed: Seed) -> str:
-    """The public half of a key, made if it is missing."""
+def _key(layout: Layout, seed: Seed) -> Key:
+    """A key, made if it is missing."""
     path = layout.seed(seed)
     if not path.exists():
         files.place(path, f"{Key.new(seed.role).seed}\n".encode(), _SECRET)
     try:
-        public = Key.read(path).public
+        key = Key.read(path)
     except KeyProblem as error:
         raise CannotStart(f"{error}. Bring it back from a copy, or remove it: a new one is made") from error
-    if public[0] != ("A" if seed.role is Role.ACCOUNT else "U"):
-        raise CannotStart(f"{path} is the key of another role ({public[:4]}…). Remove it: a new one is made")
-    return public
+    if key.public[0] != ("A" if seed.role is Role.ACCOUNT else "U"):
+        raise CannotStart(f"{path} is the key of another role ({key.public[:4]}…). Remove it: a new one is made")
+    return key
 
 
 def _ca(layout: Layout, now: datetime) -> tuple[ca.Chain, ca.Authority | None]:

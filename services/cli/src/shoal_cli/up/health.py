@@ -108,13 +108,14 @@ async def ready(http: aiohttp.ClientSession, process: Process) -> bool:
 
 
 async def _reason(http: aiohttp.ClientSession, process: Process) -> str | None:
-    """Why a program is not well; None if it is."""
+    """Why a program is not well; None if it is. The path of its page is not told."""
     url = process.program.alive
+    where = f"http://{urlsplit(url).netloc}"
     try:
         async with http.get(url) as answer:
             if answer.status == 200:
                 return None
             body = (await answer.content.read(_MAX_BODY)).decode("utf-8", "backslashreplace")
-            return f"{url} answers {answer.status}: {safe(' '.join(body.split())) or 'nothing'}"
+            return f"{where} answers {answer.status}: {safe(' '.join(body.split())) or 'nothing'}"
     except _UNREACHABLE as error:
-        return f"{url} does not answer: {safe(str(error)) or type(error).__name__}"
+        return f"{where} does not answer: {safe(str(error)) or type(error).__name__}"

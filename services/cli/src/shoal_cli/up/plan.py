@@ -4,7 +4,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from shoal_model.subjects import Service
 NATS_VERSION = (2, 12)
 """The oldest server with atomic batches, on which every change of records rests."""
 NATS_MONITOR = "127.0.0.1:8222"
-NATS_HEALTH = f"http://{NATS_MONITOR}/healthz"
 _MAX_PAYLOAD = 8 << 20
 _MAX_CONNECTIONS = 65536
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
@@ -31,14 +30,15 @@ class CannotStart(Exception):
 @dataclass(frozen=True)
 class Program:
     """A child of the supervisor. `health` is a URL that answers 200 once the program does its work, `alive` one that
-    answers 200 as long as it is well; `restart_helps` says that one which stays unwell is to be restarted.
+    answers 200 as long as it is well: the path of either may be a secret. `restart_helps` says that one which stays
+    unwell is to be restarted.
     """
 
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str]
-    health: str
-    alive: str = ""
+    health: str = field(repr=False)
+    alive: str = field(default="", repr=False)
     restart_helps: bool = False
 
 
@@ -56,8 +56,10 @@ class Head:
         return f"tls://{self.address}:{ports.NATS}"
 
 
-def nats_config(head: Head, host: str, identity: Identity) -> str:
-    """The bus server's configuration. It holds no secret: keys of users are public ones, the server's own is named.
+def nats_config(head: Head, host: str, identity: Identity, monitor: str) -> str:
+    """The bus server's configuration, which nobody else may read: it names the subjects where services write, and what
+    its monitor tells is told under the path `/<monitor>` alone, for that tells these subjects, too. Of keys it holds
+    public ones; the server's own is named.
 
     It listens on the boot network's address alone, so nothing outside that network reaches it. Every write is synced
     before it is acknowledged: an acknowledged change outlives a power cut. A message may have 8 MiB, for documents of
@@ -70,6 +72,7 @@ def nats_config(head: Head, host: str, identity: Identity) -> str:
             f"server_name: {quoted(re.sub(r'[^A-Za-z0-9-]', '-', f'shoal-{host}'))}",
             f"listen: {quoted(f'{head.address}:{ports.NATS}')}",
             f"http: {quoted(NATS_MONITOR)}",
+            f"http_base_path: {quoted(f'/{monitor}')}",
             f"max_payload: {_MAX_PAYLOAD}",
             f"max_pending: {8 * _MAX_PAYLOAD}",
             f"max_connections: {_MAX_CONNECTIONS}",
@@ -85,12 +88,12 @@ def nats_config(head: Head, host: str, identity: Identity) -> str:
     return own + server_config.identity(_public_keys(identity), _bus_tls(identity.layout))
 
 
-def nats_program(server: Path, config: Path, env: Mapping[str, str]) -> Program:
-    """The bus server as a program."""
+def nats_program(server: Path, config: Path, env: Mapping[str, str], monitor: str) -> Program:
+    """The bus server as a program; `monitor` is that of `nats_config`."""
     argv = (str(server), "--config", str(config))
+    alive = f"http://{NATS_MONITOR}/{monitor}/healthz"
     # Streams that are broken are no reason not to start: what is wrong with them is told afterwards.
-    ready = f"{NATS_HEALTH}?js-server-only=true"
-    return Program("nats-server", argv, env, ready, alive=NATS_HEALTH, restart_helps=True)
+    return Program("nats-server", argv, env, f"{alive}?js-server-only=true", alive=alive, restart_helps=True)
 
 
 def services(head: Head, scripts: Path, env: Mapping[str, str], identity: Identity) -> list[Program]:
@@ -148,7 +151,8 @@ def _part_of(service: Service, identity: Identity) -> dict[str, str]:
 def _public_keys(identity: Identity) -> PublicKeys:
     public = identity.public
     users = {principal: public[Seed(principal, "bus")] for principal in permissions.PRINCIPALS}
-    return PublicKeys(users, public[layout.CALLOUT], public[layout.SYSTEM], public[layout.ISSUER])
+    own = public[layout.CALLOUT], public[layout.SYSTEM], public[layout.ISSUER]
+    return PublicKeys(users, *own, identity.write_secrets)
 
 
 def _bus_tls(files: Layout) -> Tls:
