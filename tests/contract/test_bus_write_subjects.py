@@ -6,21 +6,28 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from lab.auth_lab import DOCUMENT, AuthLab, auth_lab
 from lab.nats_peer import Heard, NatsPeer
 from lab.nats_server import NatsServer
+from shoal_bus import codec, secrecy
 from shoal_bus.api import Entry, Store, Write
-from shoal_bus.connection import Credentials
+from shoal_bus.connection import Credentials, connect
 from shoal_bus.errors import Conflict, Unavailable
 from shoal_bus.nats import NatsBus
 from shoal_identity.keys import Key
 from shoal_model import permissions
 from shoal_model.permissions import OWNERS, PRINCIPALS
+from shoal_model.subjects import Stage, boot_event, told
 
 API = "$JS.API."
 CONSUMER = f"{API}CONSUMER.CREATE."
 NEXT = f"{API}CONSUMER.MSG.NEXT."
+
+
+class Number(BaseModel):
+    number: int = 0
 
 
 class Buckets:
@@ -191,3 +198,30 @@ async def test_a_bucket_keeps_what_it_holds_when_it_is_to_be_written_elsewhere(n
     async with keeping(nats_server, None) as again:
         assert await again.put("node.n2", b"6") == 6
         assert [(entry.key, entry.value) for entry in await again.load()] == [("node.n1", b"5"), ("node.n2", b"6")]
+
+
+# --- events ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_node_cannot_say_first_what_a_service_will_say(nats_server: NatsServer) -> None:
+    """An event is dropped if another one had its id, whatever its subject: a service's is known to nobody else."""
+    key, alarm = Key.new(), "evt.identity.n001.alarm"
+    services = [
+        await NatsBus.connect([nats_server.url], name="auth", credentials=Credentials(key=key), timeout=10)
+        for _ in range(2)
+    ]
+    await services[0].prepare()
+    async with await connect([nats_server.url], name="node", timeout=10) as node:
+        subject = told(boot_event("n002", Stage.STAGE1_START))
+        await node.publish_raw(subject, codec.pack({"number": 1}), {"Nats-Msg-Id": f"{alarm}/1"})
+        await node.flush()
+    async with services[0].events("evt.>", Number, since=0) as events:
+        assert (await anext(events))[2].number == 1
+        for service in services:
+            await service.emit(alarm, Number(number=2), id=f"{alarm}/1")
+        await services[0].emit(alarm, Number(number=3), id=f"{alarm}/2")
+        assert [(await anext(events))[2].number for _ in range(2)] == [2, 3]
+    for service in services:
+        await service.close()
+    assert secrecy.event_id(key, "a") != secrecy.event_id(Key.new(), "a")
+    assert secrecy.event_id(key, "records") != secrecy.write_secret(key, "records")

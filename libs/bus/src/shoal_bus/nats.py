@@ -33,6 +33,7 @@ class NatsBus:
     def __init__(self, connection: Connection, own: Credentials, *, creates: bool = True) -> None:
         self.connection = connection
         self._creates = creates
+        self._key = own.key
         key, owned = own.key, own.owns
         self._secrets = {} if key is None else {bucket: secrecy.write_secret(key, bucket) for bucket in owned}
 
@@ -127,7 +128,7 @@ class NatsBus:
     async def emit(self, subject: str, event: BaseModel, *, id: str | None = None) -> None:  # noqa: A002
         headers = {"Schema": schema(type(event))}
         if id is not None:
-            headers["Nats-Msg-Id"] = id
+            headers["Nats-Msg-Id"] = id if self._key is None else secrecy.event_id(self._key, id)
         await jetstream.store(self.connection, subject, codec.encode(event), headers)
 
     def events(
