@@ -115,26 +115,26 @@ class Identity:
     @property
     def room(self) -> int:
         """How many more attempts may wait."""
-        return HELD - sum(_is(entry, QuarantineState.WAITING) for entry in self.held)
+        return HELD - sum(entry.state is QuarantineState.WAITING for entry in self.held)
 
     @property
     def told(self) -> tuple[Quarantined, ...]:
         """The attempts in quarantine as operators see them: the latest that waits tells of those without room."""
         if self.quarantine is None or not self.quarantine.more:
             return self.held
-        latest = [entry for entry in self.held if _is(entry, QuarantineState.WAITING)][-1]
+        latest = [entry for entry in self.held if entry.state is QuarantineState.WAITING][-1]
         reason = f"{words.without_room(self.quarantine.more)}. {latest.reason}"[:_REASON]
         return tuple(one.model_copy(update={"reason": reason}) if one is latest else one for one in self.held)
 
     def waits(self, key: str) -> bool:
         """Whether this key waits for an operator."""
         entry = self.attempt_of(key)
-        return entry is not None and _is(entry, QuarantineState.WAITING)
+        return entry is not None and entry.state is QuarantineState.WAITING
 
     def rejects(self, key: str) -> bool:
         """Whether an operator has refused this key for good."""
         entry = self.attempt_of(key)
-        return entry is not None and _is(entry, QuarantineState.REJECTED)
+        return entry is not None and entry.state is QuarantineState.REJECTED
 
 
 def bind(identity: Identity, party: Party, until: datetime | None = None) -> Identity:
@@ -227,10 +227,6 @@ def tidy(identity: Identity, at: datetime, *, recorded: bool) -> Identity:
     return identity if kept == identity.held else _with_held(identity, kept)
 
 
-def _is(entry: Quarantined, state: QuarantineState) -> bool:
-    return entry.state is state
-
-
 def _marked(identity: Identity, key: str, state: QuarantineState, at: datetime) -> Identity:
     """With this decision about a key, where it is in quarantine."""
     if identity.attempt_of(key) is None:
@@ -244,7 +240,7 @@ def _with_held(identity: Identity, entries: Iterable[Quarantined]) -> Identity:
     """With these attempts in quarantine, as far as they are kept."""
     kept = list(entries)
     for state, most in _KEPT.items():
-        decided = sorted((one for one in kept if _is(one, state)), key=lambda one: one.last)
+        decided = sorted((one for one in kept if one.state is state), key=lambda one: one.last)
         gone = {one.attempt.key for one in decided[:-most]}
         kept = [one for one in kept if one.attempt.key not in gone]
     changed = replace(identity, quarantine=Held(entries=tuple(kept)) if kept else None)
