@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 import pytest
 
 from lab.cluster import FakeCluster
+from shoal_bus.api import Bus
 from shoal_bus.errors import Conflict, NotFound
 from shoal_identity.keys import Key
 from shoal_model import messages as m
 from shoal_model.records import Kind
-from shoal_model.subjects import Service
+from shoal_model.subjects import Service, event
 
 AT = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 STRANGER, OWNER = Key.new().public, Key.new().public
@@ -119,6 +120,22 @@ def test_a_decision_that_cannot_be_taken_is_one_sentence(
     cluster.answer(Service.AUTH, "decide", m.DecideRequest, answer)
     assert cluster.shoal("quarantine", "admit", "n001") == 1
     assert capsys.readouterr().err.strip() == told
+
+
+def test_the_latest_alarm_of_each_node_is_shown(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    async def alarm(bus: Bus) -> None:
+        for minute, kind in ((1, m.AlarmKind.FORGED), (2, m.AlarmKind.WRONG_ADDRESS)):
+            told = m.IdentityAlarm(
+                node="n001", kind=kind, reason="stolen", at=AT.replace(minute=minute), attempt=WAITING.attempt
+            )
+            await bus.emit(event("identity", "n001", "alarm"), told)
+
+    cluster.on_connect = alarm
+    assert cluster.shoal("quarantine", "alarms", "-o", "json") == 0
+    [shown] = json.loads(capsys.readouterr().out)
+    assert (shown["node"], shown["kind"], shown["attempt"]["key"]) == ("n001", "wrong-address", STRANGER)
+    assert cluster.shoal("quarantine", "alarms") == 0
+    assert "10.77.0.66" in capsys.readouterr().out
 
 
 def test_many_are_decided_at_once_and_those_that_do_not_wait_are_left_alone(

@@ -62,6 +62,7 @@ EVENTS = "evt.>"
 TOLD = "told.>"
 JOBS = "job.>"
 BOOT_EVENTS = "evt.boot.>"
+ALARMS = "evt.identity.*.alarm"
 HEARTBEATS = "node.*.heartbeat"
 
 

@@ -10,8 +10,16 @@ from shoal_cli import registry
 from shoal_cli.options import examples, output, pass_session
 from shoal_cli.session import Failure, Session
 from shoal_cli.terminal import Format, out, plain, show_data, show_table
-from shoal_model.messages import DecideRequest, Empty, Party, Quarantined, QuarantineReply, QuarantineState
-from shoal_model.subjects import Service, rpc
+from shoal_model.messages import (
+    DecideRequest,
+    Empty,
+    IdentityAlarm,
+    Party,
+    Quarantined,
+    QuarantineReply,
+    QuarantineState,
+)
+from shoal_model.subjects import ALARMS, Service, rpc
 
 KEY_SHOWN = 12
 """Characters of a key in a table: enough to tell two apart, and to name one with --key."""
@@ -58,6 +66,33 @@ def _row(entry: Quarantined) -> list[str]:
 
 def _told(party: Party | None) -> str:
     return "-" if party is None else f"{party.address} since {plain(party.at)}"
+
+
+@quarantine.command(epilog=examples("shoal quarantine alarms", "shoal quarantine alarms -o json"))
+@output
+@pass_session
+def alarms(session: Session, form: Format) -> None:
+    """Show the latest alarm about each node: who wanted to be it and was refused, and who speaks for it."""
+    stored = session.run(lambda bus: bus.latest(ALARMS, IdentityAlarm))
+    found = sorted((alarm for _, _, alarm in stored), key=lambda alarm: alarm.at)
+    if form is not Format.TABLE:
+        show_data([alarm.model_dump(mode="json", exclude_none=True) for alarm in found], form)
+        return
+    headers = ["node", "at", "kind", "address", "key", "bound", "reason"]
+    show_table(headers, [_alarm_row(alarm) for alarm in found])
+
+
+def _alarm_row(alarm: IdentityAlarm) -> list[str]:
+    attempt = alarm.attempt
+    return [
+        alarm.node,
+        plain(alarm.at),
+        alarm.kind,
+        "-" if attempt is None else attempt.address,
+        "-" if attempt is None else attempt.key[:KEY_SHOWN],
+        _told(alarm.bound),
+        plain(alarm.reason),
+    ]
 
 
 @quarantine.command(

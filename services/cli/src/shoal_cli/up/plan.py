@@ -20,6 +20,10 @@ NATS_VERSION = (2, 12)
 NATS_MONITOR = "127.0.0.1:8222"
 _MAX_PAYLOAD = 8 << 20
 _MAX_CONNECTIONS = 65536
+_MAX_SUBSCRIPTIONS = 2000
+"""Of one connection; services have some dozens."""
+_PING = '"30s"'
+"""A connection that does not answer three of these is gone: a node that was switched off is to make room for itself."""
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 
 
@@ -76,6 +80,8 @@ def nats_config(head: Head, host: str, identity: Identity, monitor: str) -> str:
             f"max_payload: {_MAX_PAYLOAD}",
             f"max_pending: {8 * _MAX_PAYLOAD}",
             f"max_connections: {_MAX_CONNECTIONS}",
+            f"max_subscriptions: {_MAX_SUBSCRIPTIONS}",
+            f"ping_interval: {_PING}",
             "lame_duck_duration: 30s",
             "lame_duck_grace_period: 1s",
             "jetstream {",
