@@ -26,7 +26,7 @@ def test_the_bus_listens_on_the_boot_network_alone_and_syncs_every_write() -> No
         'http_base_path: "/5ec3e7"\n'
         "max_payload: 8388608\n"
         "max_pending: 67108864\n"
-        "max_connections: 65536\nmax_subscriptions: 2000\nping_interval: \"30s\"\n"
+        'max_connections: 65536\nmax_subscriptions: 2000\nping_interval: "30s"\n'
         "lame_duck_duration: 30s\n"
         "lame_duck_grace_period: 1s\n"
         "jetstream {\n"
