@@ -6,7 +6,7 @@ import json
 import re
 import ssl
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple, Self
 
 from shoal_identity.keys import Key
@@ -54,12 +54,12 @@ class NatsPeer:
                 peer._say(f"CONNECT {json.dumps({**proof, **options})}")
                 await peer.settle()
             except BaseException:
-                writer.close()
+                await _shut(writer)
                 raise
         try:
             yield peer
         finally:
-            writer.close()
+            await _shut(writer)
 
     async def refused(self, *, publish: Iterable[str] = (), subscribe: Iterable[str] = ()) -> tuple[set[str], set[str]]:
         """Publish an empty message to each of these and subscribe to each of those: what the server refuses of both."""
@@ -124,3 +124,10 @@ class NatsPeer:
 
     def _say(self, line: str) -> None:
         self._writer.write(f"{line}\r\n".encode())
+
+
+async def _shut(writer: asyncio.StreamWriter) -> None:
+    """Close, and return when nothing of it is left for the loop to do."""
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
