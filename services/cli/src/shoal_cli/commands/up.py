@@ -62,6 +62,7 @@ def up(interface: str, state: Path, config: str | None) -> None:
     state = state.absolute()
     try:
         machine.require_root()
+        machine.forbid_cores()
         address = plan.address_for(interface, machine.addresses(interface), document)
         head = plan.Head(interface, address, state)
         server = machine.nats_server()

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -27,6 +28,11 @@ def addresses(interface: str) -> list[str]:
             str(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
             for message in route.get_addr(family=socket.AF_INET, index=found[0])
         ]
+
+
+def forbid_cores() -> None:
+    """Have neither us nor our children write a core: it would hold keys."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def require_root() -> None:
@@ -63,7 +69,7 @@ def make_state(state: Path) -> None:
     try:
         for folder, mode in (
             (state, 0o755),
-            (state / "log", 0o755),
+            (state / "log", 0o750),
             (state / "root-fs", 0o755),
             (state / "nats", 0o700),
         ):
