@@ -55,7 +55,7 @@ demo: setup ## boot two virtual nodes over PXE, from nothing to a running system
 
 up: images ## run a head on INTERFACE in the foreground: make up INTERFACE=eth1
 	@test -n "$(INTERFACE)" || { echo "say which interface the nodes boot from: make up INTERFACE=eth1" >&2; exit 2; }
-	SHOAL_MODULES=$(CURDIR)/.cache/modules .venv/bin/shoal up --interface $(INTERFACE)
+	@SHOAL_MODULES=$(CURDIR)/.cache/modules exec .venv/bin/shoal up --interface $(INTERFACE)
 
 down: ## stop the head that `make up` runs on this machine
 	.venv/bin/shoal down

@@ -359,7 +359,7 @@ def test_each_end_is_told_with_its_nodes(cluster: FakeCluster, capsys: pytest.Ca
 def test_disarming(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert cluster.shoal("boot", "disarm", "n[001-002]") == 0
     assert cluster.asked(m.ArmRequest) == [m.ArmRequest(nodes=["n001", "n002"], seconds=0, author="tester@here")]
-    assert capsys.readouterr().out == "not armed: n[001-002]\n"
+    assert capsys.readouterr().out == "disarmed: n[001-002]\n"
 
 
 def test_what_is_armed(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,7 +73,7 @@ def test_what_waits_is_listed_with_both_parties(
             "2026-11-20 12:00:00",
             "1",
             "-",
-            "its token was used before",
+            "",
         ],
     ]
 

@@ -52,7 +52,8 @@ def _row(binding: Binding) -> list[str]:
 def revoke(session: Session, target: str) -> None:
     """Cut NODES off: the key that each was let in with is worth nothing any more.
 
-    What runs there goes on without the head. A node comes back by a boot that is expected: `shoal boot arm`.
+    What runs there goes on without the head, and no boot of NODES is expected any more. A node comes back by one that
+    is: `shoal boot arm`.
     """
 
     async def body(bus: Bus) -> tuple[list[str], RevokeReply]:
@@ -66,4 +67,4 @@ def revoke(session: Session, target: str) -> None:
         out(f"revoked: {nodesets.fold(reply.nodes)}; {cut}")
     rest = [node for node in chosen if node not in set(reply.nodes)]
     if rest:
-        out(f"nobody speaks for: {nodesets.fold(rest)}")
+        out(f"nobody spoke for: {nodesets.fold(rest)}; no boot of them is expected")

@@ -60,7 +60,7 @@ def _row(entry: Quarantined) -> list[str]:
         plain(attempt.at),
         str(entry.attempts),
         _told(entry.bound),
-        plain(entry.reason),
+        plain(entry.reason) if entry.state is QuarantineState.WAITING else "",
     ]
 
 
