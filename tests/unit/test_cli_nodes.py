@@ -98,7 +98,11 @@ def test_who_speaks_for_nodes(bound: FakeCluster, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("revoked", "connections", "told"),
     [
-        (["n001", "n002"], 3, "revoked: n[001-002]; 3 connections cut\nnobody spoke for: n003; no boot of them is expected\n"),
+        (
+            ["n001", "n002"],
+            3,
+            "revoked: n[001-002]; 3 connections cut\nnobody spoke for: n003; no boot of them is expected\n",
+        ),
         (["n001", "n002", "n003"], 1, "revoked: n[001-003]; 1 connection cut\n"),
         ([], 0, "nobody spoke for: n[001-003]; no boot of them is expected\n"),
     ],

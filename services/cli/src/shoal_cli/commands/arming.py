@@ -37,8 +37,8 @@ def arm(session: Session, target: str, span: timedelta) -> None:
     """Expect one boot of each of NODES from now on: it is let in, with the node's secrets.
 
     Say it before a node is switched on or reset. A node that reboots by itself says so to the head while it still runs,
-    and needs no arming; neither does one with `admission: always`. The last word counts: a shorter time
-    shortens an earlier one.
+    and needs no arming; neither does one with `admission: always`. The last word counts: a
+    shorter time shortens an earlier one.
     """
     armed, waiting = session.run(lambda bus: _expected(bus, session, target, span))
     for until in sorted({node.until for node in armed}):
