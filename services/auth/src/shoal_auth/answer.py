@@ -6,11 +6,10 @@ from typing import Any
 
 from shoal_auth import jwt
 from shoal_auth.question import Question
+from shoal_bus.server_config import CLUSTER
 from shoal_identity.keys import Key
 from shoal_model import permissions
 
-ACCOUNT = "CLUSTER"
-"""The account that nodes are bound into."""
 _SPREAD = 0.1
 """Nodes that came at once are not to renew at once."""
 SUBSCRIPTIONS = 200
@@ -32,7 +31,7 @@ def let_in(question: Question, name: str, node: str, seal: Seal, at: int, spread
     """The node may be in, as `name`; `spread` in 0..1 draws out its renewal. `at` is in seconds since 1970."""
     user = {
         "sub": question.user_nkey,
-        "aud": ACCOUNT,
+        "aud": CLUSTER,
         "name": name,
         "exp": at + int(seal.lifetime * (1 + _SPREAD * spread)),
         "nats": _user(node),

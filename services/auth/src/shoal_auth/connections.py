@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import structlog
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
-from shoal_auth.answer import ACCOUNT
 from shoal_bus.connection import Connection, Message
 from shoal_bus.errors import BusError
+from shoal_bus.server_config import CLUSTER
 from shoal_model.messages import Party
 
 log = structlog.stdlib.get_logger("shoal.auth")
@@ -111,7 +111,7 @@ class Connections:
 
     async def _pages(self, offset: int, servers: int = 0) -> list[_Page]:
         """One page of each server's connections; of so many `servers`, if it is known how many there are."""
-        wanted = {"auth": True, "acc": ACCOUNT, "sort": "cid", "offset": offset, "limit": _PAGE}
+        wanted = {"auth": True, "acc": CLUSTER, "sort": "cid", "offset": offset, "limit": _PAGE}
         arrived: asyncio.Queue[Message] = asyncio.Queue()
 
         async def take(message: Message) -> None:

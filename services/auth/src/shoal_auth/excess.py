@@ -1,6 +1,7 @@
 """Connections that are more than a node needs: whoever holds its key could fill a server's memory with them. Pure.
 
-nats-server 2.15 holds nobody to such limits whom a callout let in.
+nats-server 2.15 heeds no limits in the JWT of a callout. Its own `max_subscriptions` holds, and is wider: it is for
+services, too.
 """
 
 from collections import defaultdict
